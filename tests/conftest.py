@@ -1,0 +1,44 @@
+"""Fixtures that more than one package's tests use."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def standard_images() -> Callable[[str], Path]:
+    """Finds a folder of the standard image sets under `KGT_DATA`; skips the test, saying so, where it is absent."""
+
+    def find(name: str) -> Path:
+        base = Path(os.environ.get("KGT_DATA") or ROOT / ".." / "shared" / "data").resolve()
+        if not (base / name).exists():
+            pytest.skip(f"standard images absent: {base / name} (set KGT_DATA to the folder that holds {name}/)")
+        return base / name
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def kgt_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has its own embedded state and none of the caller's servers."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("KGT_HOME", str(home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return home
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Reproducible randomness for tests."""
+    return np.random.default_rng(0)
