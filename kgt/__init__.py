@@ -12,9 +12,8 @@ _LAZY = {
     "preset": "kgt.config",
     "load_weights": "kgt.weights",
     "save_weights": "kgt.weights",
-    "restore": "kgt.restore",
 }
-__all__ = sorted(_LAZY)  # noqa: PLE0605
+__all__ = sorted(_LAZY)
 
 
 def __getattr__(name: str) -> Any:

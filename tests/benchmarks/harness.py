@@ -79,7 +79,7 @@ def environment(*packages: str) -> dict[str, Any]:
 
 
 def report(title: str, rows: Sequence[dict[str, Any]], *, path: Path | None, packages: Sequence[str]) -> None:
-    """Print the rows (Timing values in milliseconds as median [p20-p80]) and write them as JSON where `path` is given."""
+    """Print the rows (a Timing as median [p20-p80] in ms) and write them as JSON where `path` is given."""
     where = environment(*packages)
     table = Table(title=f"{title}\n{where['device']}", title_justify="left")
     columns = list(dict.fromkeys(column for row in rows for column in row))
