@@ -1,0 +1,102 @@
+"""The six degradations: each a pure function of (clean image, random generator, parameters).
+
+Every task's module has the same members:
+
+    Settings                    a dataclass: one `Values` a setting; the defaults are the training ranges
+    EVALUATION                  the Settings that a report uses when none are named
+    draw(settings, rng)         one pair's parameters, JSON scalars
+    prepare(clean, parameters)  the pair's target: gray or RGB as the task wants it, cropped to what it can take
+    degrade(clean, rng, parameters)   the degraded image of a prepared one
+    margin(settings, shape)     clean pixels around a region of an image of `shape` that its degradation depends on
+    align(settings)             regions and crops start at multiples of this
+    POSITIONED                  whether `degrade` asks for the region's place in the photograph (`Frame`)
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kgt.tasks import TASKS
+from pipelines.degradations import deblur, demosaic, denoise, jpeg, sr, values, weather
+from pipelines.degradations.frame import Frame
+from pipelines.degradations.values import Scalar
+
+DEGRADATIONS: dict[str, ModuleType] = {
+    "deblur": deblur,
+    "jpeg": jpeg,
+    "denoise": denoise,
+    "weather": weather,
+    "demosaic": demosaic,
+    "sr": sr,
+}
+assert DEGRADATIONS.keys() == TASKS.keys()
+
+
+class Crop(NamedTuple):
+    """A rectangle of an image, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Pair(NamedTuple):
+    """A clean image, its degraded counterpart and the parameters that were drawn for it."""
+
+    clean: np.ndarray
+    degraded: np.ndarray
+    parameters: dict[str, Scalar]
+
+
+def settings_of(task: str, changes: Mapping[str, Any], *, evaluation: bool = False) -> Any:
+    """The task's Settings with what the user wrote under `tasks.<task>.` put in. Raises UserError."""
+    module = DEGRADATIONS[task]
+    return values.override(module.EVALUATION if evaluation else module.Settings(), changes, f"tasks.{task}.")
+
+
+def pair_rng(seed: int, epoch: int, task: str, digest: str, crop: Crop) -> np.random.Generator:
+    """The pair's own randomness: Philox keyed by its names, so that order and parallelism change nothing."""
+    names = json.dumps([seed, epoch, task, digest, list(crop)], separators=(",", ":")).encode()
+    key = hashlib.blake2b(names, digest_size=16, person=b"kgt pair").digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def degrade_region(task: str, image: np.ndarray, crop: Crop, settings: Any, rng: np.random.Generator) -> Pair:
+    """The pair of one crop of `image` (uint8 (H, W) or (H, W, 3)), as if the whole image had been degraded.
+
+    Only the crop and the margin that its degradation depends on are worked on. `crop` starts at multiples of
+    `align(settings)` and, for sr, its sides are multiples of every scale.
+    """
+    module = DEGRADATIONS[task]
+    step, margin = module.align(settings), module.margin(settings, image.shape[:2])
+    height, width = image.shape[:2]
+    top, left = max(0, crop.top - margin) // step * step, max(0, crop.left - margin) // step * step
+    bottom = min(height, -(-(crop.top + crop.height + margin) // step) * step)
+    right = min(width, -(-(crop.left + crop.width + margin) // step) * step)
+
+    parameters = module.draw(settings, rng)
+    if module.POSITIONED:
+        parameters |= Frame(height, width, top, left).parameters()
+    region = module.prepare(image[top:bottom, left:right], parameters)
+    degraded = module.degrade(region, rng, parameters)
+
+    inside = Crop(crop.top - top, crop.left - left, crop.height, crop.width)
+    ratio = region.shape[0] // degraded.shape[0]
+    return Pair(_cut(region, inside), _cut(degraded, Crop(*(side // ratio for side in inside))), parameters)
+
+
+def degrade_image(task: str, image: np.ndarray, settings: Any, rng: np.random.Generator) -> Pair:
+    """The pair of a whole image."""
+    module = DEGRADATIONS[task]
+    parameters = module.draw(settings, rng)
+    clean = module.prepare(image, parameters)
+    return Pair(clean, module.degrade(clean, rng, parameters), parameters)
+
+
+def _cut(image: np.ndarray, crop: Crop) -> np.ndarray:
+    return np.ascontiguousarray(image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width])

@@ -1,0 +1,123 @@
+"""Settings as a user writes them: what is read, drawn, refused, recorded."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kgt.errors import UserError
+from pipelines.degradations.values import (
+    Choice,
+    Range,
+    Values,
+    draw,
+    each,
+    fixed,
+    largest,
+    numbers,
+    override,
+    plain,
+    truth,
+    words,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    quality: Values = field(default=Range(10, 40, whole=True), metadata=numbers(1, 100, whole=True))
+    gain: Values = field(default=Range(0.01, 1.0, log=True), metadata=numbers(1e-6, 10, log=True))
+    kind: Values = field(default=Choice(("rain", "snow")), metadata=words("rain", "snow"))
+    gray: Values = field(default=fixed(False), metadata=truth())
+
+
+WHOLE = st.integers(1, 100)
+QUALITIES = (
+    WHOLE
+    | st.lists(WHOLE, min_size=1, max_size=4)
+    | st.tuples(WHOLE, WHOLE).map(lambda ends: {"min": min(ends), "max": max(ends)})
+    | st.dictionaries(WHOLE, st.floats(0.1, 9), min_size=1, max_size=4)
+)
+
+
+def allowed(written: object) -> set[int]:
+    if isinstance(written, dict) and "min" in written:
+        return set(range(written["min"], written["max"] + 1))
+    return set(written) if isinstance(written, (list, dict)) else {written}
+
+
+@given(QUALITIES, st.integers(0, 2**32))
+def test_draws_are_what_was_written(written: object, seed: int) -> None:
+    settings = override(Settings(), {"quality": written})
+    drawn = draw(settings, np.random.default_rng(seed))
+    assert drawn["quality"] in allowed(written)
+    assert type(drawn["quality"]) is int
+    assert largest(settings.quality) == max(allowed(written))
+    assert json.loads(json.dumps(drawn)) == drawn
+
+
+@given(QUALITIES)
+def test_the_record_reads_back_as_the_same_settings(written: object) -> None:
+    settings = override(Settings(), {"quality": written, "kind": {"rain": 2, "snow": 1}, "gray": {True: 1, False: 3}})
+    record = json.loads(json.dumps(plain(settings)))
+    assert override(Settings(), record) == settings
+
+
+def test_weights_are_kept(rng: np.random.Generator) -> None:
+    choice = override(Settings(), {"kind": {"rain": 3, "snow": 1}}).kind
+    share = np.mean([choice.draw(rng) == "rain" for _ in range(4000)])
+    assert share == pytest.approx(0.75, abs=0.03)
+    assert override(Settings(), {"kind": {"rain": 0, "snow": 1}}).kind.draw(rng) == "snow"
+
+
+def test_a_logarithmic_range_spreads_over_its_decades(rng: np.random.Generator) -> None:
+    drawn = np.array([Settings().gain.draw(rng) for _ in range(4000)])
+    assert drawn.min() >= 0.01
+    assert drawn.max() <= 1.0
+    assert np.mean(drawn < 0.1) == pytest.approx(0.5, abs=0.03)
+
+
+def test_fixed_values_take_no_randomness() -> None:
+    rng = np.random.default_rng(1)
+    assert fixed(3).draw(rng) == 3
+    assert rng.random() == np.random.default_rng(1).random()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qualty": 10}, "unknown setting 'tasks.jpeg.qualty': did you mean 'quality'?"),
+        ({"quality": 0}, "tasks.jpeg.quality=0: out of range, 1 to 100 is allowed"),
+        ({"quality": 10.5}, "tasks.jpeg.quality=10.5: a whole number is wanted"),
+        ({"quality": "ten"}, "tasks.jpeg.quality=ten: a whole number is wanted"),
+        ({"quality": True}, "tasks.jpeg.quality=True: a whole number is wanted"),
+        ({"quality": []}, "tasks.jpeg.quality=[]: a choice needs at least one value"),
+        ({"quality": {"min": 40, "max": 10}}, "tasks.jpeg.quality: min 40 is above max 10"),
+        ({"quality": {"min": 0, "max": 10}}, "tasks.jpeg.quality.min=0: out of range, 1 to 100 is allowed"),
+        ({"quality": {10: 0}}, "tasks.jpeg.quality: a choice with weights needs one weight above 0"),
+        ({"gain": float("nan")}, "tasks.jpeg.gain=nan: a number is wanted"),
+        ({"kind": "rian"}, "tasks.jpeg.kind=rian: did you mean 'rain'?"),
+        ({"kind": {"rain": -1}}, "tasks.jpeg.kind.rain=-1: out of range, 0 to inf is allowed"),
+        ({"gray": 1}, "tasks.jpeg.gray=1: true or false is wanted"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(changes: dict, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        override(Settings(), changes, "tasks.jpeg.")
+    assert str(error.value) == message
+
+
+def test_each_choice_is_a_row() -> None:
+    settings = override(Settings(), {"quality": [10, 20], "gain": 0.5, "gray": [False, True], "kind": "rain"})
+    rows = dict(each(settings))
+    assert list(rows) == [f"quality={q} gray={g}" for q in (10, 20) for g in ("false", "true")]
+    assert draw(rows["quality=20 gray=true"], np.random.default_rng(0)) == {
+        "quality": 20,
+        "gain": 0.5,
+        "kind": "rain",
+        "gray": True,
+    }
+    assert [label for label, _ in each(override(settings, {"quality": 10, "gray": False}))] == [""]
+    assert next(label for label, _ in each(settings, {"gain", "kind"})) == "quality=10 gain=0.5 kind=rain gray=false"
