@@ -1,7 +1,7 @@
 """Fixtures that more than one package's tests use."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +42,15 @@ def kgt_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 def rng() -> np.random.Generator:
     """Reproducible randomness for tests."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """A Ray of this test session's own, two cores wide, with the checkout on its workers' path."""
+    import ray
+
+    from pipelines import cluster
+
+    cluster.connect(cores=2)
+    yield
+    ray.shutdown()

@@ -63,7 +63,7 @@ def degrade(clean: np.ndarray, rng: np.random.Generator, parameters: dict[str, S
 
 
 def margin(settings: Settings, shape: tuple[int, int]) -> int:
-    """What a drop's refraction or the depth's smoothing reads around a region. What falls comes in from outside."""
+    """Surroundings that drops and smoothing show; a large drop's farthest view is mirrored from within them."""
     return math.ceil(64 * Frame(*shape).unit(720, 480))
 
 

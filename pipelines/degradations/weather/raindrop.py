@@ -74,7 +74,7 @@ def drops(rng: np.random.Generator, shape: tuple[int, int], count: int, unit: fl
     """Height and radius of `count` drops: two (H, W) arrays in pixels, 0 where the glass is dry."""
     surface, radius = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for _ in range(count):
-        size = unit * _RADII[0] * (_RADII[1] / _RADII[0]) ** (rng.random() ** 2)
+        size = unit * _RADII[0] * (_RADII[1] / _RADII[0]) ** (rng.random() ** 3)
         row, column = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
         for part in range(int(rng.integers(1, 6))):
             part_size = size * (1 if part == 0 else rng.uniform(0.4, 0.9))

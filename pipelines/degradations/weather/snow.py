@@ -19,7 +19,7 @@ _VEIL = 0.2  # of the rain's β
 
 def render(image: np.ndarray, rng: np.random.Generator, parameters: dict[str, Scalar], frame: Frame) -> np.ndarray:
     """`image` float32 (H, W, 3), encoded, 1.0 = white, to the same in the snow."""
-    white = np.float32(rng.uniform(0.85, 1.0, size=1)) * np.array([0.98, 0.99, 1.0], np.float32)
+    white = np.float32(rng.uniform(0.85, 1.0)) * np.array([0.98, 0.99, 1.0], np.float32)
     veil = np.exp(-np.float32(_VEIL * parameters["fog"]) * rain.depth(image, rng, frame))[..., None]
     scene = veil * image + (1 - veil) * np.float32(0.75)
     cover = flakes(rng, image.shape[:2], parameters["flakes"], parameters["angle"], frame.unit(640, 480))[..., None]

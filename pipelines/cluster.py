@@ -1,0 +1,131 @@
+"""Ray's start-up, and the one way in which pipelines use it: rows in, rows out, as they are finished."""
+
+import logging
+import os
+import pickle
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from kgt.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+_EXCLUDES = [".git", ".venv", "docs", "*.egg-info", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"]
+
+# From which level on Ray Data's loggers are heard: the progress is ours, and that its bars are off was our choice.
+_CHATTER = {
+    "ray.data": logging.WARNING,
+    "ray.data._internal.progress": logging.ERROR,
+}
+
+
+def connect(cores: int | None = None) -> None:
+    """Be connected to Ray, quietly; nothing happens if this process already is.
+
+    Inside a submitted job: to that job's cluster. With RAY_ADDRESS set: to that cluster, taking this checkout along.
+    Otherwise: to a Ray of this process's own, on this machine's `cores` (default all), that ends with it.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of a coming default
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"logging_level": logging.WARNING}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        pass
+    elif os.environ.get("RAY_ADDRESS"):
+        options["runtime_env"] = {"working_dir": str(ROOT), "excludes": _EXCLUDES}
+    else:
+        options |= {"address": "local", "num_cpus": cores}
+        # Ray's workers inherit this process's environment; where it was started from does not matter then.
+        paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}") from error
+
+
+def each_row(
+    function: Callable[[dict[str, Any]], dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
+    *,
+    cpus: float,
+    alone: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """`function` of every row by Ray Data, in the order in which the results come. `alone`: every row is its own task.
+
+    A task that its machine lost is run again. A UserError in a task is raised as it was.
+    """
+    connect()
+    for name, level in _CHATTER.items():
+        logging.getLogger(name).setLevel(level)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    blocks = len(rows) if alone else min(len(rows), max(16, len(rows) // 64))
+    packed = [{"row": pickle.dumps(row)} for row in rows]
+    dataset = ray.data.from_items(packed, override_num_blocks=max(1, blocks)).map(_Packed(function), num_cpus=cpus)
+    for packed_result in dataset.iter_rows():
+        result = pickle.loads(packed_result["row"])
+        if isinstance(result, UserError):
+            raise result
+        yield result
+
+
+def nodes() -> list[str]:
+    """The ids of the nodes that are alive."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def refuse_local_state(url: str) -> None:
+    """See that every node of the cluster reaches `url`. On one node everything is; SQLite never is on several.
+
+    A `file://` folder may be a shared file system: each node is asked whether it sees a file that is put there now.
+    Raises UserError with the way out.
+    """
+    if not url.startswith(("file://", "sqlite://")) or len(nodes()) == 1:
+        return
+    if url.startswith("sqlite://"):
+        raise UserError(
+            f"{url} is one machine's file and the cluster has {len(nodes())} nodes: "
+            "start `mlflow server` where all of them reach it and set MLFLOW_TRACKING_URI"
+        )
+    folder = Path(url.removeprefix("file://"))
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / f".seen-{secrets.token_hex(8)}"
+    token.touch()
+    try:
+        asked = [
+            ray.remote(os.path.exists)
+            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, False))
+            .remote(str(token))
+            for node in nodes()
+        ]
+        unseen = ray.get(asked).count(False)
+    finally:
+        token.unlink(missing_ok=True)
+    if unseen:
+        raise UserError(
+            f"{url} is not shared by the cluster: {unseen} of {len(asked)} nodes do not see it; "
+            "use a folder of a file system that all nodes mount, or s3://bucket/folder"
+        )
+
+
+class _Packed:
+    """`function` on rows that travel pickled: Arrow need not find them a common type.
+
+    A UserError is an answer here. Raised, Ray Data would log its trace at length before it reached anyone.
+    """
+
+    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self.function = function
+
+    def __call__(self, packed: dict[str, bytes]) -> dict[str, bytes]:
+        try:
+            return {"row": pickle.dumps(self.function(pickle.loads(packed["row"])))}
+        except UserError as error:
+            return {"row": pickle.dumps(error)}

@@ -1,0 +1,192 @@
+"""The plan: which pairs go into which shard. A pure function of the survey, the options and the epoch.
+
+Every image gives up to `crops` pairs. Images in the order of their digests, and their pairs in order, are one long row
+of pairs; a shard is a range of it, so shards are of equal size (± 1 pair) and a source is decoded once for each shard.
+The plan holds ranges, not crops: those are drawn where the shard is made, from the image's own names.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from kgt.errors import UserError
+from kgt.tasks import get_task
+from pipelines.degradations import DEGRADATIONS, Crop, pair_rng, settings_of
+from pipelines.degradations.values import plain
+from pipelines.shards import FORMAT
+from pipelines.survey import Image
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+MIN_SIDE = 32  # pixels of a crop: less is hardly an image, and no measure of one
+
+# Validation pairs are those of the first epoch in every version: figures stay comparable and the shards are shared.
+_VALIDATION_EPOCH = 1
+# Bytes of a shard for a pixel of the clean crop, both images together, as measured on Kodak's photographs.
+_BYTES_A_PIXEL = {"deblur": 2.7, "jpeg": 2.2, "denoise": 7.4, "weather": 2.6, "demosaic": 2.4, "sr": 1.8}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the pairs of one task's version, beside the source images and the epoch.
+
+    `crop` is the side of the clean crop in pixels, `crops` the most that one image gives.
+    """
+
+    task: str
+    settings: dict[str, Any]
+    seed: int
+    crop: int
+    crops: int
+    val_fraction: float
+    shard_mib: float
+    shards_min: int
+
+    @cached_property
+    def side(self) -> int:
+        """The side of this task's crops: `crop`, rounded down to what its degradation can align."""
+        return self.crop - self.crop % self._align
+
+    @cached_property
+    def _align(self) -> int:
+        return DEGRADATIONS[self.task].align(settings_of(self.task, self.settings))
+
+    def pairs_of(self, image: Image) -> int:
+        """How many different crops the image gives."""
+        return min(self.crops, math.prod(self._places(image)))
+
+    def crops_of(self, image: Image, epoch: int) -> list[Crop]:
+        """The image's crops of that epoch, all different, at places that the degradation can align."""
+        rows, columns = self._places(image)
+        rng = pair_rng(self.seed, epoch, self.task, image.digest, Crop(0, 0, image.height, image.width))
+        places = rng.choice(rows * columns, size=self.pairs_of(image), replace=False, shuffle=False)
+        step, side = self._align, self.side
+        return [Crop(int(place) // columns * step, int(place) % columns * step, side, side) for place in places]
+
+    def _places(self, image: Image) -> tuple[int, int]:
+        return tuple((length - self.side) // self._align + 1 for length in (image.height, image.width))
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pairs `first` to `last` (not included) of one image."""
+
+    image: Image
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """One shard to be made: the row of the Ray Data job."""
+
+    recipe: Recipe
+    split: Split
+    epoch: int
+    parts: tuple[Part, ...]
+
+    @property
+    def samples(self) -> int:
+        """Pairs in it."""
+        return sum(part.last - part.first for part in self.parts)
+
+    @property
+    def pixels(self) -> int:
+        """Clean pixels in it."""
+        return self.samples * self.recipe.side**2
+
+    @property
+    def name(self) -> str:
+        """A function of everything that decides its bytes."""
+        recipe = self.recipe
+        parts = [(part.image.digest, part.image.licence, part.first, part.last) for part in self.parts]
+        names = [
+            FORMAT,
+            recipe.task,
+            recipe.settings,
+            recipe.seed,
+            recipe.crop,
+            recipe.crops,
+            self.epoch,
+            self.split,
+            parts,
+        ]
+        return f"{self.split}-{fingerprint(names)}"
+
+
+def fingerprint(value: Any) -> str:
+    """blake2b, 128 bits, of the canonical JSON of `value`."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def recipe_of(task: str, changes: dict[str, Any], **common: Any) -> Recipe:
+    """The task's recipe with the user's `tasks.<task>.*` changes. Raises UserError, also for too small a crop."""
+    recipe = Recipe(get_task(task).name, plain(settings_of(task, changes)), **common)
+    if recipe.side < MIN_SIDE:
+        raise UserError(f"crop={recipe.crop} is too small for {task}: {MIN_SIDE} pixels are the least")
+    return recipe
+
+
+def identity(recipe: Recipe, sources: str) -> str:
+    """What two versions have in common that differ in their randomness only. `sources` is the images' fingerprint."""
+    return fingerprint([FORMAT, asdict(recipe), sources])
+
+
+def split_images(images: Sequence[Image], val_fraction: float) -> dict[Split, list[Image]]:
+    """The images of each side, by the source's own word or else by a hash of the digest: an image never changes sides.
+
+    With two images or more, each side has at least one (the one whose hash is nearest, if need be).
+    """
+    ordered = sorted(images, key=lambda image: _lot(image))
+    sides: dict[Split, list[Image]] = {"train": [], "val": []}
+    for image in ordered:
+        sides[image.split or ("val" if _lot(image) < val_fraction else "train")].append(image)
+    if len(images) > 1 and not sides["val"]:
+        sides["val"].append(sides["train"].pop(0))
+    if not sides["train"]:
+        sides["train"].append(sides["val"].pop())
+    return {side: sorted(members, key=lambda image: image.digest) for side, members in sides.items()}
+
+
+def plan(recipe: Recipe, images: Sequence[Image], epoch: int) -> list[PlannedShard]:
+    """The shards of one task's version, train before val."""
+    shards = []
+    for split, members in split_images(images, recipe.val_fraction).items():
+        pairs = sum(recipe.pairs_of(image) for image in members)
+        by_size = math.ceil(pairs * pair_bytes(recipe) / (recipe.shard_mib * 2**20))
+        count = min(pairs, max(by_size, recipe.shards_min if split == "train" else 1))
+        bounds = [round(pairs * index / count) for index in range(count + 1)] if count else [0]
+        split_epoch = epoch if split == "train" else _VALIDATION_EPOCH
+        shards += [PlannedShard(recipe, split, split_epoch, parts) for parts in _ranges(recipe, members, bounds)]
+    return shards
+
+
+def pair_bytes(recipe: Recipe) -> float:
+    """What a pair takes in a shard, about."""
+    return _BYTES_A_PIXEL[recipe.task] * recipe.side**2
+
+
+def _ranges(recipe: Recipe, images: Sequence[Image], bounds: Sequence[int]) -> list[tuple[Part, ...]]:
+    """The images' pairs, numbered through, cut at `bounds`."""
+    parts: list[list[Part]] = [[] for _ in bounds[1:]]
+    shard, number = 0, 0
+    for image in images:
+        first, pairs = 0, recipe.pairs_of(image)
+        while first < pairs:
+            if number == bounds[shard + 1]:
+                shard += 1
+            last = min(pairs, first + bounds[shard + 1] - number)
+            parts[shard].append(Part(image, first, last))
+            number += last - first
+            first = last
+    return [tuple(members) for members in parts]
+
+
+def _lot(image: Image) -> float:
+    """A number in [0, 1) that is the image's own."""
+    return int.from_bytes(hashlib.blake2b(image.digest.encode(), digest_size=8, person=b"kgt split").digest()) / 2**64

@@ -1,0 +1,164 @@
+"""A bucket as a store: AWS S3 or any compatible endpoint (`AWS_ENDPOINT_URL` and the other standard variables)."""
+
+import base64
+import functools
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ResponseStreamingError,
+)
+from botocore.exceptions import ReadTimeoutError as BodyTimeoutError
+
+from kgt.errors import UserError
+from pipelines.storage import Absent, Condition, Conflict, Matches, Missing, Stat
+
+_ATTEMPTS = 5  # with botocore's doubling pauses: about eight seconds of refusals
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_CONFLICT = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+_CUT_OFF = (ResponseStreamingError, IncompleteReadError, BodyTimeoutError)
+
+
+@functools.cache
+def _client(attempts: int = _ATTEMPTS) -> Any:
+    """This process's client: botocore's must not be shared with a fork or sent to another process."""
+    retries = {"max_attempts": attempts, "mode": "standard"}
+    return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+
+
+class S3Store:
+    """Objects are keys below `prefix` in `bucket`. Every put carries its SHA-256; the endpoint checks and keeps it."""
+
+    def __init__(self, bucket: str, prefix: str = "") -> None:
+        self.bucket = bucket
+        self.prefix = f"{prefix}/" if prefix else ""
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+
+    def get(self, key: str) -> bytes:
+        """See Store."""
+        with self.open(key) as stream:
+            return stream.read()
+
+    def open(self, key: str) -> BinaryIO:
+        """See Store. A connection lost on the way is taken up again where it broke."""
+        return io.BufferedReader(_Body(self, key), 1 << 20)
+
+    def put(self, key: str, data: bytes | Path, *, condition: Condition = None, sha256: str | None = None) -> str:
+        """See Store."""
+        if sha256 is None:
+            sha256 = _sha256(data)
+        arguments: dict[str, Any] = {
+            "ChecksumAlgorithm": "SHA256",
+            "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode(),
+            "Metadata": {"sha256": sha256},
+        }
+        if isinstance(condition, Absent):
+            arguments["IfNoneMatch"] = "*"
+        elif isinstance(condition, Matches):
+            arguments["IfMatch"] = condition.etag
+        with self._trouble(key), open(data, "rb") if isinstance(data, Path) else io.BytesIO(data) as body:
+            return self.call("put_object", key, Body=body, **arguments)["ETag"]
+
+    def head(self, key: str) -> Stat | None:
+        """See Store."""
+        try:
+            with self._trouble(key):
+                found = self.call("head_object", key)
+        except Missing:
+            return None
+        modified = found["LastModified"].timestamp()
+        return Stat(found["ContentLength"], found["ETag"], modified, found["Metadata"].get("sha256"))
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See Store."""
+        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+        with self._trouble(prefix):
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"].removeprefix(self.prefix)
+
+    def delete(self, key: str) -> None:
+        """See Store."""
+        with self._trouble(key):
+            self.call("delete_object", key)
+
+    def call(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+        """One request about one object."""
+        return getattr(_client(), operation)(Bucket=self.bucket, Key=self.prefix + key, **arguments)
+
+    @contextmanager
+    def _trouble(self, key: str) -> Iterator[None]:
+        """What the endpoint or the client library complains of, in this project's terms."""
+        try:
+            yield
+        except ClientError as error:
+            code = error.response["Error"].get("Code", "")
+            if code == "NoSuchBucket":
+                raise UserError(f"store {self.url}: there is no bucket '{self.bucket}'") from error
+            if code in _MISSING:
+                raise Missing(f"{self.url}/{key}") from error
+            if code in _CONFLICT:
+                raise Conflict(f"{self.url}/{key} was changed by another writer") from error
+            raise UserError(
+                f"store {self.url}: the endpoint says {code}: {error.response['Error'].get('Message')}"
+            ) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise UserError(
+                f"store {self.url}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            ) from error
+        except BotoCoreError as error:
+            raise UserError(f"store {self.url}: {' '.join(str(error).split())}") from error
+
+
+class _Body(io.RawIOBase):
+    """An object's bytes; after a lost connection the rest is asked for, of the very same object."""
+
+    def __init__(self, store: S3Store, key: str) -> None:
+        self._store, self._key, self._at, self._etag, self._left = store, key, 0, None, _ATTEMPTS
+        self._connect()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            try:
+                chunk = self._stream.read(len(buffer))
+                break
+            except _CUT_OFF:
+                self._left -= 1
+                if not self._left:
+                    raise
+                self._connect()
+        buffer[: len(chunk)] = chunk
+        self._at += len(chunk)
+        return len(chunk)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+    def _connect(self) -> None:
+        rest = {"Range": f"bytes={self._at}-", "IfMatch": self._etag} if self._at else {}
+        with self._store._trouble(self._key):
+            answer = self._store.call("get_object", self._key, **rest)
+        self._etag, self._stream = answer["ETag"], answer["Body"]
+
+
+def _sha256(data: bytes | Path) -> str:
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    with open(data, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,127 @@
+"""Object storage behind one small interface: `file:///…` and `s3://…`.
+
+Objects appear whole or not at all, and a conditional `put` either
+happens or raises `Conflict`: that is all the coordination that versions need. Stores can be pickled into Ray tasks.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from kgt.errors import UserError
+from kgt.home import home
+
+
+class Missing(LookupError):
+    """There is no object of that key."""
+
+
+class Conflict(RuntimeError):
+    """The condition of a `put` did not hold: another writer was first."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Condition: no object has this key yet."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Condition: the object is still the one that had this etag."""
+
+    etag: str
+
+
+Condition = Absent | Matches | None
+
+
+@dataclass(frozen=True)
+class Stat:
+    """An object's size in bytes, its etag (it changes with every write), when it was written (seconds since 1970), and
+    the SHA-256 that it was put with where the store keeps that."""
+
+    size: int
+    etag: str
+    modified: float
+    sha256: str | None = None
+
+
+class Store(Protocol):
+    """What pipelines and training need of a store. A missing object raises Missing; trouble that is the user's to mend
+    (denied, no such bucket, a refusing endpoint, a full disk) UserError."""
+
+    url: str
+
+    def get(self, key: str) -> bytes:
+        """The whole object."""
+
+    def open(self, key: str) -> BinaryIO:
+        """The object as a stream."""
+
+    def put(self, key: str, data: bytes | Path, *, condition: Condition = None, sha256: str | None = None) -> str:
+        """Write bytes, or a local file's, at once; return the etag. `sha256` is the data's where it is already known.
+
+        Raises Conflict if `condition` does not hold.
+        """
+
+    def head(self, key: str) -> Stat | None:
+        """What is known of an object without reading it; None if there is none."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """The keys below `prefix` (a folder, ending in `/`), sorted."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens if there is none."""
+
+
+def open_store(url: str) -> Store:
+    """The store of that address; an empty one is `file://$KGT_HOME/shards`. Nothing is read or written yet.
+
+    Raises UserError for another scheme, and for a path that is not absolute.
+    """
+    url = url or f"file://{home() / 'shards'}"
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "file":
+        from pipelines.file_store import FileStore
+
+        if not rest.startswith("/"):
+            raise UserError(f"store {url}: a folder is written with its absolute path, as in file:///{rest or 'data'}")
+        return FileStore(Path(rest))
+    if separator and scheme == "s3":
+        from pipelines.s3_store import S3Store
+
+        bucket, _, prefix = rest.partition("/")
+        if not bucket:
+            raise UserError(f"store {url}: a bucket is missing, as in s3://bucket/folder")
+        return S3Store(bucket, prefix.strip("/"))
+    raise UserError(f"store {url}: unknown scheme; write file:///absolute/folder or s3://bucket/folder")
+
+
+def check_writable(store: Store) -> None:
+    """See that the store can be written and honours conditional writes. Raises UserError.
+
+    A store that ignores conditions would let two runs overwrite each other's version without a word.
+    """
+    key = f"probe-{secrets.token_hex(8)}"
+    try:
+        etag = store.put(key, b"1", condition=Absent())
+        if not (_refused(store, key, Absent()) and _refused(store, key, Matches('"0"'))):
+            raise UserError(
+                f"store {store.url} ignores conditional writes (If-None-Match, If-Match), so versions are not safe "
+                "there: use AWS S3, MinIO, Ceph or another endpoint that honours them"
+            )
+        store.put(key, b"2", condition=Matches(etag))
+    finally:
+        with contextlib.suppress(UserError):
+            store.delete(key)
+
+
+def _refused(store: Store, key: str, condition: Condition) -> bool:
+    try:
+        store.put(key, b"x", condition=condition)
+    except Conflict:
+        return True
+    return False

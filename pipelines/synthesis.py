@@ -1,0 +1,125 @@
+"""The making of one shard: a planned range of sources to one object in the store. What a Ray task of the job runs."""
+
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from kgt.errors import UserError
+from kgt.imaging import demosaic_malvar, imresize, psnr, read_image, rgb_to_y, to_rgb
+from pipelines.degradations import Pair, degrade_region, pair_rng, settings_of
+from pipelines.plan import Part, PlannedShard
+from pipelines.shards import Sample, encode_pair, write_shard
+from pipelines.storage import Missing, Store
+from pipelines.survey import digest_of
+from pipelines.versions import ShardEntry, pool_key
+
+PSNR_MOST = 100.0  # dB: what a pair of equal images counts as in a mean
+
+
+def make_shard(row: dict[str, Any]) -> dict[str, Any]:
+    """`row`: a PlannedShard and a Store. Make the shard unless it is there; its ShardEntry, and whether it was kept."""
+    shard, store = row["shard"], row["store"]
+    entry = finished(shard, store)
+    return {"entry": entry or _make(shard, store), "kept": entry is not None}
+
+
+def finished(shard: PlannedShard, store: Store) -> ShardEntry | None:
+    """The record of a shard that an earlier run completed, if the object is there in the size that the record says."""
+    try:
+        entry = ShardEntry(**json.loads(store.get(pool_key(shard.recipe.task, shard.name, "json"))))
+    except (Missing, ValueError, TypeError):
+        return None
+    stat = store.head(pool_key(shard.recipe.task, shard.name))
+    whole = stat is not None and stat.size == entry.bytes and stat.sha256 in (None, entry.sha256)
+    return entry if whole and entry.name == shard.name else None
+
+
+def pairs_of(part: Part, shard: PlannedShard) -> Iterator[tuple[str, Pair, dict[str, Any]]]:
+    """Every pair of one source image in the shard: its id, the pair, and its record.
+
+    Raises UserError if the image is not what the survey saw.
+    """
+    recipe, image = shard.recipe, part.image
+    pixels = _read(part)
+    settings = settings_of(recipe.task, recipe.settings)
+    crops = recipe.crops_of(image, shard.epoch)
+    for number in range(part.first, part.last):
+        crop = crops[number]
+        rng = pair_rng(recipe.seed, shard.epoch, recipe.task, image.digest, crop)
+        pair = degrade_region(recipe.task, pixels, crop, settings, rng)
+        record = {
+            "task": recipe.task,
+            "parameters": pair.parameters,
+            "seed": recipe.seed,
+            "epoch": shard.epoch,
+            "source": image.digest,
+            "licence": image.licence,
+            "crop": list(crop),
+            "clean_size": list(pair.clean.shape),
+            "degraded_size": list(pair.degraded.shape),
+        }
+        yield f"{image.digest[:20]}-{number:05d}", pair, record
+
+
+def input_psnr(task: str, pair: Pair) -> float:
+    """PSNR in dB of what the model is given, in the task's usual measure: bicubic on Y for sr, Malvar for demosaic."""
+    clean, degraded = pair.clean, pair.degraded
+    if task == "sr":
+        scale = pair.parameters["scale"]
+        return _capped(psnr(imresize(rgb_to_y(degraded), scale), rgb_to_y(clean), border=scale))
+    if task == "demosaic":
+        return _capped(psnr(demosaic_malvar(degraded, pair.parameters["pattern"]), clean, border=10))
+    if degraded.dtype == np.float32:
+        clean = clean.astype(np.float32) / np.float32(255)
+    error = cv2.norm(clean, degraded, cv2.NORM_L2SQR) / clean.size * (1 if clean.dtype == np.float32 else 255**-2)
+    return _capped(-10 * math.log10(error) if error else math.inf)
+
+
+def _make(shard: PlannedShard, store: Store) -> ShardEntry:
+    cv2.setNumThreads(1)  # Ray runs as many tasks as there are cores
+    task = shard.recipe.task
+    figures: list[float] = []
+
+    def samples() -> Iterator[Sample]:
+        for part in shard.parts:
+            for key, pair, record in pairs_of(part, shard):
+                figures.append(input_psnr(task, pair))
+                yield encode_pair(key, pair.clean, pair.degraded, record)
+
+    with tempfile.NamedTemporaryFile(prefix="kgt-shard-") as spool:
+        count = write_shard(samples(), spool)
+        spool.flush()
+        size = spool.tell()
+        spool.seek(0)
+        sha256 = hashlib.file_digest(spool, "sha256").hexdigest()
+        store.put(pool_key(task, shard.name), Path(spool.name), sha256=sha256)
+    stat = store.head(pool_key(task, shard.name))
+    if stat is None or stat.size != size:
+        raise OSError(f"{store.url} acknowledged {pool_key(task, shard.name)} but does not hold it")
+    sums = math.fsum(figures), math.fsum(figure**2 for figure in figures)
+    entry = ShardEntry(shard.name, shard.split, count, size, sha256, *sums)
+    record = json.dumps(vars(entry), sort_keys=True, allow_nan=False)
+    store.put(pool_key(task, shard.name, "json"), record.encode())
+    return entry
+
+
+def _read(part: Part) -> np.ndarray:
+    image = part.image
+    try:
+        data = image.source.read()
+    except (OSError, LookupError) as error:
+        raise UserError(f"source {image.location} disappeared while the run was going on: run it again") from error
+    if digest_of(data) != image.digest:
+        raise UserError(f"source {image.location} changed while the run was going on: run it again")
+    return to_rgb(read_image(data))
+
+
+def _capped(value: float) -> float:
+    return min(value, PSNR_MOST)

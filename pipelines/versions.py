@@ -1,0 +1,297 @@
+"""Versions: a manifest names the shards of one state of a task's data; publishing it is the commit.
+
+<task>/pool/<shard>.tar        the shards, and beside each its record <shard>.json, written when the shard is there
+<task>/versions/v000001.json   manifests, created once and never changed
+<task>/rejects/v000001.jsonl   the source images that were not used
+<task>/CURRENT                 which version is the newest, moved forward by compare-and-set
+<task>/pins/v000001/<name>.json   who needs an older version kept
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kgt.errors import UserError
+from kgt.tasks import nearest
+from pipelines.storage import Absent, Conflict, Matches, Missing, Store
+
+FORMAT = 1
+ORPHAN_SECONDS = 24 * 3600.0  # an unreferenced shard may belong to a run that is not finished
+
+_VERSION = re.compile(r"v\d{6}")
+_SHARD = re.compile(r"(train|val)-[0-9a-f]{32}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard: its name in the pool, its side, pairs, bytes and SHA-256; its pairs' input PSNR (dB) and the squares
+    of that, summed."""
+
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+    psnr_sum: float
+    psnr_squares: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One published version of one task's data. `epoch` is its number: the randomness that no other version has.
+
+    `identity` is common to versions that differ in their randomness only; `recipe` holds what the user set; `sources`
+    the images' count and fingerprint and the rejects by reason; `statistics` a summary for each split.
+    """
+
+    task: str
+    version: str
+    epoch: int
+    identity: str
+    recipe: dict[str, Any]
+    sources: dict[str, Any]
+    shards: tuple[ShardEntry, ...]
+    statistics: dict[str, dict[str, float]]
+    format: int = FORMAT
+
+    def to_bytes(self) -> bytes:
+        """The manifest's file. It holds no time, so that equal runs make equal manifests."""
+        return (json.dumps(asdict(self), sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def split(self, name: str) -> tuple[ShardEntry, ...]:
+        """The shards of `train` or `val`."""
+        return tuple(shard for shard in self.shards if shard.split == name)
+
+    def key(self, shard: ShardEntry) -> str:
+        """Where a shard lies in the store."""
+        return pool_key(self.task, shard.name)
+
+
+def pool_key(task: str, shard: str, suffix: str = "tar") -> str:
+    """The key of a shard (`tar`) or its record (`json`)."""
+    return f"{task}/pool/{shard}.{suffix}"
+
+
+def rejects_key(task: str, version: str) -> str:
+    """The key of a version's list of unused source images."""
+    return f"{task}/rejects/{version}.jsonl"
+
+
+def version_name(number: int) -> str:
+    """`v000001` for 1."""
+    return f"v{number:06d}"
+
+
+def list_versions(store: Store, task: str) -> list[str]:
+    """The versions that are published, oldest first."""
+    names = (key.rpartition("/")[2].removesuffix(".json") for key in store.list(f"{task}/versions/"))
+    return sorted(name for name in names if _VERSION.fullmatch(name))
+
+
+def load(store: Store, task: str, version: str) -> Manifest:
+    """The manifest of that version. Raises UserError if there is none, or it is not one."""
+    if not _VERSION.fullmatch(version):
+        raise UserError(f"'{version}' is not a version's name: it looks like {version_name(1)}")
+    try:
+        return _decode(store.get(_manifest_key(task, version)), task, version, store.url)
+    except Missing as error:
+        raise UserError(f"{store.url} has no version {version} of {task}: {_known(store, task, version)}") from error
+
+
+def current(store: Store, task: str) -> Manifest:
+    """The newest version's manifest. Raises UserError with the command that makes one if there is none."""
+    pointer = _pointer(store, task)
+    if pointer is None:
+        raise UserError(
+            f"no shards for {task} in {store.url}: make them with "
+            f"`python pipelines/synthesize.py task={task} source=… store={store.url}`"
+        )
+    manifest = load(store, task, pointer["version"])
+    if manifest.digest != pointer["manifest_sha256"]:
+        raise UserError(f"{store.url}/{_manifest_key(task, manifest.version)} is not the manifest that was published")
+    return manifest
+
+
+def latest(store: Store, task: str) -> Manifest | None:
+    """The newest published version's manifest, if any; a run that ended between the commit and CURRENT is finished."""
+    versions = list_versions(store, task)
+    if not versions:
+        return None
+    manifest = load(store, task, versions[-1])
+    _advance(store, manifest)
+    return manifest
+
+
+def publish(store: Store, manifest: Manifest) -> None:
+    """Commit a version whose shards are all there, and make it current.
+
+    An equal run that was first is no harm. Raises UserError if a different one was, or if a shard is missing.
+    """
+    for shard in manifest.shards:
+        stat = store.head(manifest.key(shard))
+        if stat is None or stat.size != shard.bytes:
+            raise UserError(f"{store.url}/{manifest.key(shard)} was removed while the run was going on: run it again")
+    key, data = _manifest_key(manifest.task, manifest.version), manifest.to_bytes()
+    try:
+        store.put(key, data, condition=Absent())
+    except Conflict:
+        if store.get(key) != data:
+            raise UserError(
+                f"another run published {manifest.version} of {manifest.task} meanwhile, with other settings: "
+                "run again to make the next version"
+            ) from None
+    _advance(store, manifest)
+
+
+def pin(store: Store, task: str, version: str, name: str) -> None:
+    """Keep a version from being pruned, under a name (a run's, a model's). Raises UserError if it is not there."""
+    if not _PIN.fullmatch(name):
+        raise UserError(f"'{name}' is no name for a pin: letters, digits, dots, dashes and underscores are allowed")
+    load(store, task, version)
+    key = f"{task}/pins/{version}/{name}.json"
+    store.put(key, json.dumps({"version": version, "name": name}, sort_keys=True).encode())
+    if store.head(_manifest_key(task, version)) is None:
+        store.delete(key)
+        raise UserError(f"{version} of {task} was pruned just now: use the current version")
+
+
+def unpin(store: Store, task: str, version: str, name: str) -> None:
+    """Give up a pin. Raises UserError if there is none of that name."""
+    if name not in pins(store, task).get(version, ()):
+        raise UserError(f"{version} of {task} has no pin '{name}'")
+    store.delete(f"{task}/pins/{version}/{name}.json")
+
+
+def pins(store: Store, task: str) -> dict[str, list[str]]:
+    """The pins' names by version."""
+    found: dict[str, list[str]] = {}
+    for key in store.list(f"{task}/pins/"):
+        version, _, name = key.removeprefix(f"{task}/pins/").partition("/")
+        found.setdefault(version, []).append(name.removesuffix(".json"))
+    return found
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` did: versions removed, shards deleted, and `young` ones that nothing refers to but that stay."""
+
+    versions: tuple[str, ...]
+    shards: int
+    young: int
+
+    def __str__(self) -> str:
+        young = f"; {self.young} unused ones are younger than a day and stay for now" if self.young else ""
+        return f"pruned {', '.join(self.versions) or 'no version'}, {self.shards} shards{young}"
+
+
+def prune(store: Store, task: str, keep: int) -> Pruned:
+    """Remove all versions but the newest `keep`, the current one and pinned ones, then shards that none refers to.
+
+    Mark and sweep. An unreferenced shard younger than a day is left alone: it may be an unfinished run's.
+    """
+    if keep < 1:
+        raise UserError(f"keep={keep}: at least one version is kept")
+    versions = list_versions(store, task)
+    pointer = _pointer(store, task)
+    kept = {*versions[-keep:], *pins(store, task), pointer["version"] if pointer else ""}
+    removed = [version for version in versions if version not in kept and _remove(store, task, version)]
+    used = {shard.name for version in list_versions(store, task) for shard in load(store, task, version).shards}
+    names = sorted({key.rpartition("/")[2].partition(".")[0] for key in store.list(f"{task}/pool/")} - used)
+    swept = sum(_sweep(store, task, name) for name in names)
+    return Pruned(tuple(removed), swept, len(names) - swept)
+
+
+def _remove(store: Store, task: str, version: str) -> bool:
+    key = _manifest_key(task, version)
+    data = store.get(key)
+    store.delete(key)
+    if version in pins(store, task):  # pinned since we looked: `pin` writes first and then looks for the manifest
+        store.put(key, data, condition=Absent())
+        return False
+    store.delete(rejects_key(task, version))
+    return True
+
+
+def _sweep(store: Store, task: str, name: str) -> bool:
+    stat = store.head(pool_key(task, name))
+    if stat is not None and time.time() - stat.modified < ORPHAN_SECONDS:
+        return False
+    store.delete(pool_key(task, name, "json"))  # first the record: a shard without one is made again
+    store.delete(pool_key(task, name))
+    return True
+
+
+def _manifest_key(task: str, version: str) -> str:
+    return f"{task}/versions/{version}.json"
+
+
+def _known(store: Store, task: str, version: str) -> str:
+    versions = list_versions(store, task)
+    return nearest(version, versions) if versions else "there is none"
+
+
+def _pointer(store: Store, task: str) -> dict[str, str] | None:
+    try:
+        pointer = json.loads(store.get(f"{task}/CURRENT"))
+        return {name: str(pointer[name]) for name in ("version", "manifest_sha256")}
+    except Missing:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{store.url}/{task}/CURRENT is damaged: delete it, and run synthesize.py again") from error
+
+
+def _advance(store: Store, manifest: Manifest) -> None:
+    """Make the version current unless a newer one is."""
+    key = f"{manifest.task}/CURRENT"
+    pointer = {"version": manifest.version, "manifest_sha256": manifest.digest}
+    data = (json.dumps(pointer, sort_keys=True) + "\n").encode()
+    while True:
+        stat = store.head(key)
+        now = _pointer(store, manifest.task) if stat else None
+        if now and now["version"] >= manifest.version:
+            return
+        try:
+            store.put(key, data, condition=Matches(stat.etag) if stat else Absent())
+            return
+        except Conflict:
+            continue
+
+
+def _decode(data: bytes, task: str, version: str, url: str) -> Manifest:
+    """The manifest in `data`, every name and number checked: what is read from a store may have been edited."""
+    try:
+        found = json.loads(data)
+        if found["format"] != FORMAT:
+            raise UserError(f"{url}: {version} of {task} has format {found['format']}, this code reads {FORMAT}")
+        shards = tuple(_entry(**shard) for shard in found.pop("shards"))
+        manifest = Manifest(**found, shards=shards)
+        if (manifest.task, manifest.version) != (task, version):
+            raise ValueError("it is another version's")
+        return manifest
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{url}/{_manifest_key(task, version)} is damaged: {error}") from error
+
+
+def _entry(**fields: Any) -> ShardEntry:
+    entry = ShardEntry(**fields)
+    kinds = {field.name: field.type for field in dataclasses.fields(entry)}
+    wrong = [name for name, kind in kinds.items() if type(getattr(entry, name)) is not kind]
+    named = (
+        _SHARD.fullmatch(entry.name) and _SHA256.fullmatch(entry.sha256) and entry.name.startswith(entry.split + "-")
+    )
+    if wrong or not named or entry.samples < 1 or entry.bytes < 1:
+        raise ValueError(f"shard {fields.get('name')!r} is not described as it should be")
+    return entry

@@ -1,0 +1,82 @@
+"""State that only one machine sees is refused on a cluster of several."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kgt.errors import UserError
+from pipelines import cluster
+
+# Its own process: a cluster of two nodes cannot be joined by one that has a Ray of its own.
+TWO_NODES = """
+import os, sys, tempfile
+from ray.cluster_utils import Cluster
+import ray
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+nodes.add_node(num_cpus=1)
+ray.init(address=nodes.address)
+from kgt.errors import UserError
+from pipelines import cluster
+shared = tempfile.mkdtemp()
+os.dup2(os.open(tempfile.mkdtemp(), os.O_RDONLY), 900)
+cluster.refuse_local_state(f"file://{shared}/store")
+cluster.refuse_local_state("s3://bucket/x")
+assert os.listdir(f"{shared}/store") == []
+for url in sys.argv[1:]:
+    try:
+        cluster.refuse_local_state(url)
+    except UserError as error:
+        print(error)
+    else:
+        print("nothing wrong with", url)
+ray.shutdown()
+nodes.shutdown()
+"""
+
+
+def double(row: dict) -> dict:
+    if row["number"] < 0:
+        raise UserError("a negative number")
+    return {"number": 2 * row["number"], "left out": None}
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_rows() -> None:
+    rows = [{"number": number} for number in range(20)]
+    for alone in (False, True):
+        results = list(cluster.each_row(double, rows, cpus=1, alone=alone))
+        assert sorted(result["number"] for result in results) == list(range(0, 40, 2))
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_user_s_mistake_in_a_task_arrives_as_it_is() -> None:
+    with pytest.raises(UserError, match=r"^a negative number$"):
+        list(cluster.each_row(double, [{"number": -1}], cpus=1))
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_on_one_node_all_state_is_shared() -> None:
+    cluster.refuse_local_state("sqlite:////x/mlflow.db")
+    cluster.refuse_local_state("file:///no/such/folder")
+    assert not Path("/no/such/folder").exists()
+
+
+def test_two_nodes_refuse_what_one_of_them_does_not_see(root: Path, tmp_path: Path) -> None:
+    # A path through its own open files is the one that a process does not share with the nodes of its machine.
+    asked = ["sqlite:////x/mlflow.db", "file:///proc/self/fd/900/store"]
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_NODES, *asked],
+        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    database, folder = done.stdout.splitlines()
+    assert "has 2 nodes: start `mlflow server`" in database
+    assert "not shared by the cluster" in folder
+    assert "s3://bucket/folder" in folder

@@ -1,0 +1,217 @@
+"""From photographs to published versions, on a real Ray."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from kgt.errors import UserError
+from pipelines import datasets, factory, regenerate, synthesize, versions
+from pipelines.factory import Options
+from pipelines.plan import plan, recipe_of
+from pipelines.shards import decode_pair, read_shard
+from pipelines.storage import Store
+from pipelines.survey import Image as SourceImage
+from pipelines.synthesis import make_shard
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+def arguments(photos: Path, store: Store, *more: str) -> list[str]:
+    return [f"source={photos}", f"store={store.url}", "crop=48", "crops=3", "shards_min=4", *more]
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    return {key: store.get(key) for key in store.list("")}
+
+
+def test_all_six_tasks(photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "bad.png").write_text("not an image")
+    assert synthesize.main(arguments(photos, file_store)) == 0
+    printed = capsys.readouterr().out
+    for task in ("deblur", "jpeg", "denoise", "weather", "demosaic", "sr"):
+        manifest = versions.current(file_store, task)
+        train, val = manifest.statistics["train"], manifest.statistics["val"]
+        assert (manifest.version, train["pairs"] + val["pairs"], train["shards"]) == ("v000001", 18, 4)
+        assert val["pairs"] >= 3
+        assert 5 < train["input_psnr"] < 60
+        assert manifest.sources["images"] == 6
+        assert manifest.sources["rejects"] == {"not-an-image": 1}
+        assert f"{train['input_psnr']:.2f}" in printed
+
+        digests = {"train": set(), "val": set()}
+        for shard in manifest.shards:
+            with file_store.open(manifest.key(shard)) as file:
+                pairs = [decode_pair(sample) for sample in read_shard(file)]
+            assert len(pairs) == shard.samples
+            digests[shard.split] |= {pair.meta["source"] for pair in pairs}
+        assert not digests["train"] & digests["val"]
+        (reject,) = map(json.loads, file_store.get(versions.rejects_key(task, "v000001")).splitlines())
+        assert (reject["source"], reject["reason"]) == ("bad.png", "not-an-image")
+        assert versions.rejects_key("deblur", "v000001") in printed
+    assert "1 of 7 source images not used: not-an-image 1" in printed
+
+
+def test_the_same_again_is_nothing_to_do(photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert synthesize.main(arguments(photos, file_store, "task=[sr,jpeg]")) == 0
+    before = contents(file_store)
+    capsys.readouterr()
+    assert synthesize.main(arguments(photos, file_store, "task=[sr,jpeg]")) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "sr: nothing to do, version v000001 is current",
+        "jpeg: nothing to do, version v000001 is current",
+    ]
+    assert contents(file_store) == before
+    assert synthesize.main(arguments(photos, file_store, "task=[sr,jpeg]", "tasks.jpeg.quality=10")) == 0
+    assert "sr: nothing to do" in capsys.readouterr().out
+    assert versions.list_versions(file_store, "jpeg") == ["v000001", "v000002"]
+    assert versions.current(file_store, "jpeg").recipe["settings"]["quality"] == 10
+
+
+def test_order_and_parallelism_change_no_byte(photos: Path, tmp_path: Path, file_store: Store) -> None:
+    """Ray's tasks side by side against one process, backwards; from another folder, under other names."""
+    assert synthesize.main(arguments(photos, file_store, "task=[denoise,weather]")) == 0
+    moved = photos.rename(tmp_path / "moved")
+    for number, path in enumerate(sorted(moved.rglob("*.png"))):
+        path.rename(path.with_name(f"{9 - number}.png"))
+    alone = factory.open_store(f"file://{tmp_path}/alone")
+    seen = factory.survey(factory.list_sources(str(moved), "unspecified"), 48, 0.5)
+    common = {"seed": 0, "crop": 48, "crops": 3, "val_fraction": 0.05, "shard_mib": 256.0, "shards_min": 4}
+    for task in ("weather", "denoise"):
+        for shard in reversed(plan(recipe_of(task, {}, **common), seen.images, 1)):
+            make_shard({"shard": shard, "store": alone})
+    made = contents(file_store)
+    assert contents(alone) == {key: data for key, data in made.items() if "/pool/" in key}
+
+
+def test_regenerate(photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = arguments(photos, file_store, "task=denoise")
+    assert regenerate.main(asked) == 0
+    first = versions.current(file_store, "denoise")
+    capsys.readouterr()
+    assert regenerate.main([*asked, "only_if_changed=true"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert regenerate.main([*asked, "keep=2"]) == 0
+    second = versions.current(file_store, "denoise")
+    assert (second.version, second.epoch) == ("v000002", 2)
+    assert second.split("val") == first.split("val")
+    assert not {s.name for s in second.split("train")} & {s.name for s in first.split("train")}
+    assert regenerate.main([*asked, "keep=2"]) == 0
+    assert versions.list_versions(file_store, "denoise") == ["v000002", "v000003"]
+    (photos / "photo 0.png").unlink()
+    assert regenerate.main([*asked, "only_if_changed=true", "keep=2"]) == 0
+    assert versions.current(file_store, "denoise").sources["images"] == 5
+
+
+def test_a_version_unlike_the_live_one_is_not_published(photos: Path, file_store: Store) -> None:
+    asked = Options(source=str(photos), store=file_store.url, task="jpeg", crop=48, crops=3)
+    factory.run(asked, renew=True)
+    live = versions.current(file_store, "jpeg")
+    for change, word in (({"input_psnr": 70.0}, "no chance"), ({"pairs": 1}, "pairs")):
+        odd = live.statistics | {"train": live.statistics["train"] | change}
+        with pytest.raises(UserError, match=f"{word}.*not published"):
+            factory._compare(live, versions.dataclasses.replace(live, statistics=odd))
+
+
+def test_plan_only_and_preview_make_no_shards(
+    photos: Path, file_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    assert synthesize.main(arguments(photos, file_store, "plan_only=true", f"preview={sheet}")) == 0
+    assert "train shards" in capsys.readouterr().out
+    assert not (tmp_path / "store").exists()
+    with Image.open(sheet) as image:
+        assert image.height > 6 * 192
+
+
+def test_a_source_deleted_on_the_way_ends_in_one_line(
+    photos: Path, file_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def survey_then_delete(*given: object) -> object:
+        seen = survey(*given)
+        for image in seen.images:
+            Path(image.location).unlink()
+        return seen
+
+    survey = factory.survey
+    monkeypatch.setattr(factory, "survey", survey_then_delete)
+    assert synthesize.main(arguments(photos, file_store, "task=sr")) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "disappeared while the run was going on" in line
+    assert list(file_store.list("sr/versions/")) == []
+
+
+def test_datasets_looks_after_versions(photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert synthesize.main(arguments(photos, file_store, "task=[sr,jpeg]")) == 0
+    at = f"store={file_store.url}"
+    capsys.readouterr()
+    assert datasets.main(["list", at]) == 0
+    assert "current" in capsys.readouterr().out
+    assert datasets.main(["show", at, "task=sr"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == "v000001"
+    assert datasets.main(["verify", at]) == 0
+    assert "10 shards of 2 tasks are as published" in capsys.readouterr().out
+    assert datasets.main(["pin", at, "task=sr", "name=paper"]) == 0
+    assert datasets.main(["unpin", at, "task=sr", "name=paper"]) == 0
+    assert datasets.main(["prune", at, "keep=1"]) == 0
+    capsys.readouterr()
+
+    manifest = versions.current(file_store, "sr")
+    swapped, cut, gone = (manifest.key(shard) for shard in manifest.shards[:3])
+    file_store.put(swapped, file_store.get(cut))
+    file_store.put(cut, file_store.get(cut)[:-1500])
+    file_store.delete(gone)
+    assert datasets.main(["verify", at]) == 2
+    printed = capsys.readouterr().err
+    assert "3 of 10 shards" in printed
+    assert all(key in printed for key in (swapped, cut, gone))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["lst"], "did you mean 'list'"),
+        (["show", "task=sr"], "no shards for sr"),
+        (["list"], "no shards for"),
+        (["show", "task=sr", "vresion=v000001"], "did you mean 'version'"),
+    ],
+)
+def test_datasets_names_mistakes(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert datasets.main(argv) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("task=denoize", "did you mean 'denoise'"),
+        ("croop=3", "did you mean 'crop'"),
+        ("tasks.jpeg.qality=3", "did you mean 'quality'"),
+        ("crop=0", "above 0"),
+        ("crop=20", "too small"),
+        ("val_fraction=2", "share from 0 to 1"),
+        ("source=/no/such/folder", "no such folder"),
+        ("store=gs://x", "unknown scheme"),
+        ("preview=sheet.txt", "suffix"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_change_nothing(
+    argument: str, message: str, kgt_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert synthesize.main([argument]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert list(kgt_home.iterdir()) == []
+
+
+def test_sample_photographs_stay_on_their_side() -> None:
+    sources = factory.list_sources("sample", "")
+    images = [SourceImage(s.name, s.location, s.licence, f"{n:032x}", 300, 300, s.split) for n, s in enumerate(sources)]
+    sides = {shard.split: {p.image.name for p in shard.parts} for shard in plan(_recipe(), images, 1)}
+    assert sides["val"] == {s.name for s in sources if s.split == "val"}
+
+
+def _recipe() -> factory.Recipe:
+    return recipe_of("sr", {}, seed=0, crop=64, crops=2, val_fraction=0.5, shard_mib=256.0, shards_min=1)

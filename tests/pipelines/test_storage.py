@@ -1,0 +1,157 @@
+"""Both stores keep the same promises: whole objects, conditions that hold or raise, clear words in trouble."""
+
+import hashlib
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import boto3
+import pytest
+
+from kgt.errors import UserError
+from pipelines import s3_store
+from pipelines.storage import Absent, Conflict, Matches, Missing, Store, check_writable, open_store
+
+
+def test_objects_come_back_as_they_went(store: Store, tmp_path: Path) -> None:
+    data = os.urandom(3 << 20)
+    file = tmp_path / "data"
+    file.write_bytes(data)
+    store.put("a/b.bin", b"small")
+    etag = store.put("a/c.bin", file)
+    assert store.get("a/b.bin") == b"small"
+    with store.open("a/c.bin") as stream:
+        assert stream.read(10) + stream.read() == data
+    stat = store.head("a/c.bin")
+    assert (stat.size, stat.etag) == (len(data), etag)
+    assert stat.sha256 in (None, hashlib.sha256(data).hexdigest())
+    assert list(store.list("a/")) == ["a/b.bin", "a/c.bin"]
+    assert list(store.list("nothing/")) == []
+
+
+def test_a_missing_object_is_missing(store: Store) -> None:
+    assert store.head("no/such") is None
+    with pytest.raises(Missing):
+        store.get("no/such")
+    store.delete("no/such")
+
+
+def test_conditions(store: Store) -> None:
+    first = store.put("x", b"1", condition=Absent())
+    with pytest.raises(Conflict):
+        store.put("x", b"2", condition=Absent())
+    second = store.put("x", b"3", condition=Matches(first))
+    assert second != first
+    with pytest.raises(Conflict):
+        store.put("x", b"4", condition=Matches(first))
+    assert store.get("x") == b"3"
+    store.delete("x")
+    assert store.head("x") is None
+
+
+@pytest.mark.parametrize("condition", ["absent", "matches"])
+def test_of_many_writers_at_once_one_wins(store: Store, condition: str) -> None:
+    etag = store.put("x", b"old") if condition == "matches" else None
+    start, outcomes = threading.Barrier(8), []
+
+    def write(number: int) -> None:
+        start.wait()
+        try:
+            store.put("x", str(number).encode(), condition=Matches(etag) if etag else Absent())
+            outcomes.append(number)
+        except Conflict:
+            pass
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 1
+    assert store.get("x") == str(outcomes[0]).encode()
+
+
+def test_stores_travel_between_processes(store: Store) -> None:
+    store.put("x", b"1")
+    assert pickle.loads(pickle.dumps(store)).get("x") == b"1"
+
+
+def test_a_writable_store_passes_the_check_and_keeps_nothing_of_it(store: Store) -> None:
+    check_writable(store)
+    assert list(store.list("")) == []
+
+
+class Careless:
+    """A store that ignores conditions, as some S3-compatible endpoints do."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.url = store, store.url
+
+    def put(self, key: str, data: bytes, *, condition: object = None) -> str:
+        return self.store.put(key, data)
+
+    def delete(self, key: str) -> None:
+        self.store.delete(key)
+
+
+def test_a_store_that_ignores_conditions_is_refused(file_store: Store) -> None:
+    with pytest.raises(UserError, match="ignores conditional writes"):
+        check_writable(Careless(file_store))
+    assert list(file_store.list("")) == []
+
+
+@pytest.mark.parametrize("key", ["../x", "/x", "a/../x", "a//b", ".hidden", "a/.tmp/b", "", "a\0b"])
+def test_keys_stay_inside_the_folder(file_store: Store, key: str) -> None:
+    with pytest.raises(ValueError, match="not a key"):
+        file_store.put(key, b"")
+
+
+def test_nothing_is_left_of_a_write_that_fails(file_store: Store, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        file_store.put("x", tmp_path / "no such file")
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("/tmp/x", "unknown scheme"),
+        ("ftp://host/x", "unknown scheme"),
+        ("file://relative/x", "absolute path"),
+        ("s3://", "bucket is missing"),
+    ],
+)
+def test_addresses_that_are_none(url: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_store(url)
+
+
+def test_the_default_store_is_under_kgt_home(kgt_home: Path) -> None:
+    assert open_store("").url == f"file://{kgt_home}/shards"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        check_writable(open_store(f"file://{tmp_path}/file/store"))
+
+
+def test_a_bucket_that_is_not_there(s3_bucket: str) -> None:
+    with pytest.raises(UserError, match="there is no bucket 'other'"):
+        check_writable(open_store("s3://other/x"))
+
+
+def test_an_endpoint_that_refuses(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3_store._client.cache_clear()
+    with pytest.raises(UserError, match="Could not connect"):
+        open_store(f"s3://{s3_bucket}/x").get("x")
+
+
+def test_s3_keeps_the_checksum_and_is_readable_by_any_client(s3_bucket: str) -> None:
+    open_store(f"s3://{s3_bucket}/a/b").put("c/d.bin", b"data")
+    found = boto3.client("s3").head_object(Bucket=s3_bucket, Key="a/b/c/d.bin", ChecksumMode="ENABLED")
+    assert found["Metadata"]["sha256"] == hashlib.sha256(b"data").hexdigest()
+    assert found["ChecksumSHA256"]

@@ -1,0 +1,132 @@
+"""One shard: the pairs that were planned, kept if they are there, made again to the same bytes if not."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kgt.errors import UserError
+from kgt.imaging import demosaic_malvar, imresize, psnr, read_image, to_rgb
+from kgt.tasks import TASKS
+from pipelines.degradations import Crop, Pair, degrade_region, pair_rng, settings_of
+from pipelines.plan import Part, PlannedShard, plan, recipe_of
+from pipelines.shards import decode_pair, read_shard
+from pipelines.storage import Store
+from pipelines.survey import Image, digest_of
+from pipelines.synthesis import input_psnr, make_shard
+from pipelines.versions import pool_key
+
+COMMON = {"seed": 7, "crop": 48, "crops": 2, "val_fraction": 0.2, "shard_mib": 256.0, "shards_min": 1}
+
+
+@pytest.fixture
+def images(photos: Path) -> list[Image]:
+    found = []
+    for path in sorted(photos.rglob("*.png")):
+        height, width = read_image(path).shape[:2]
+        found.append(Image(path.name, str(path), "CC0", digest_of(path.read_bytes()), height, width))
+    return found
+
+
+def planned(images: list[Image], task: str) -> PlannedShard:
+    return plan(recipe_of(task, {}, **COMMON), images, epoch=1)[0]
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_a_shard_holds_the_planned_pairs(task: str, images: list[Image], file_store: Store) -> None:
+    shard = planned(images, task)
+    entry = make_shard({"shard": shard, "store": file_store})["entry"]
+    with file_store.open(pool_key(task, shard.name)) as file:
+        pairs = [decode_pair(sample) for sample in read_shard(file)]
+    assert len(pairs) == entry.samples == shard.samples
+
+    by_digest = {image.digest: image for image in images}
+    figures = []
+    for pair in pairs:
+        meta = pair.meta
+        image, crop = by_digest[meta["source"]], Crop(*meta["crop"])
+        pixels = to_rgb(read_image(Path(image.location)))
+        rng = pair_rng(7, 1, task, image.digest, crop)
+        again = degrade_region(task, pixels, crop, settings_of(task, {}), rng)
+        assert meta["parameters"] == again.parameters
+        assert (meta["task"], meta["seed"], meta["epoch"], meta["licence"]) == (task, 7, 1, "CC0")
+        assert meta["clean_size"] == list(pair.clean.shape) == [48, 48, 3]
+        assert meta["degraded_size"] == list(pair.degraded.shape)
+        assert np.array_equal(pair.clean, again.clean)
+        assert np.abs(pair.degraded.astype(np.float64) - again.degraded).max() < 0.01 / 255
+        figures.append(input_psnr(task, again))
+    assert entry.psnr_sum == pytest.approx(sum(figures))
+    assert entry.psnr_squares == pytest.approx(sum(figure**2 for figure in figures))
+
+
+@pytest.mark.parametrize("trouble", ["nothing", "no object", "cut object", "no record", "damaged record"])
+def test_a_complete_shard_is_kept_and_another_made_again(trouble: str, images: list[Image], store: Store) -> None:
+    row = {"shard": planned(images, "jpeg"), "store": store}
+    tar, record = (pool_key("jpeg", row["shard"].name, suffix) for suffix in ("tar", "json"))
+    first = make_shard(row)
+    assert not first["kept"]
+    data, facts, etag = store.get(tar), store.get(record), store.head(tar).etag
+
+    if trouble == "no object":
+        store.delete(tar)
+    elif trouble == "cut object":
+        store.put(tar, data[:1000])
+    elif trouble == "no record":
+        store.delete(record)
+    elif trouble == "damaged record":
+        store.put(record, b'{"name":')
+    again = make_shard(row)
+    assert again["kept"] == (trouble == "nothing")
+    assert again["entry"] == first["entry"]
+    assert (store.get(tar), store.get(record)) == (data, facts)
+    if trouble == "nothing" and store.url.startswith("file"):
+        assert store.head(tar).etag == etag
+
+
+def test_parts_of_an_image_are_the_whole(images: list[Image], file_store: Store) -> None:
+    """Where a shard begins or ends changes no pair."""
+    recipe = recipe_of("denoise", {}, **(COMMON | {"crops": 5}))
+    samples = {}
+    for cuts in ((0, 5), (0, 2, 5)):
+        for first, last in itertools.pairwise(cuts):
+            shard = PlannedShard(recipe, "train", 1, (Part(images[0], first, last),))
+            make_shard({"shard": shard, "store": file_store})
+            with file_store.open(pool_key("denoise", shard.name)) as file:
+                for sample in read_shard(file):
+                    assert samples.setdefault(sample["__key__"], sample) == sample
+    assert len(samples) == 5
+
+
+def test_a_source_that_changed_or_went_stops_the_shard(images: list[Image], file_store: Store) -> None:
+    shard = planned(images, "jpeg")
+    victim = Path(shard.parts[0].image.location)
+    victim.write_bytes(Path(shard.parts[1].image.location).read_bytes())
+    with pytest.raises(UserError, match=r"changed while the run was going on"):
+        make_shard({"shard": shard, "store": file_store})
+    victim.unlink()
+    with pytest.raises(UserError, match=r"disappeared while the run was going on"):
+        make_shard({"shard": shard, "store": file_store})
+    assert list(file_store.list("")) == []
+
+
+def test_input_psnr_is_the_task_s_own_measure(images: list[Image]) -> None:
+    clean = to_rgb(read_image(Path(images[0].location)))[:64, :64]
+    noisy = (clean / 255 + np.random.default_rng(0).normal(0, 25 / 255, clean.shape)).astype(np.float32)
+    assert input_psnr("denoise", Pair(clean, noisy, {})) == pytest.approx(psnr(noisy * 255, clean), abs=1e-4)
+    other = np.roll(clean, 1, axis=0)
+    assert input_psnr("jpeg", Pair(clean, other, {})) == pytest.approx(psnr(other, clean), abs=1e-9)
+    assert input_psnr("jpeg", Pair(clean, clean, {})) == 100.0
+    small = imresize(clean, 1 / 2)
+    enlarged = psnr(imresize(small, 2), clean, space="y", border=2)
+    assert input_psnr("sr", Pair(clean, small, {"scale": 2})) == pytest.approx(enlarged, abs=0.2)
+    rng = np.random.default_rng(0)
+    mosaic = degrade_region("demosaic", clean, Crop(0, 0, 64, 64), settings_of("demosaic", {}), rng)
+    expected = psnr(demosaic_malvar(mosaic.degraded), clean, border=10)
+    assert input_psnr("demosaic", mosaic) == expected
+
+
+def test_licence_is_part_of_the_name(images: list[Image]) -> None:
+    relicensed = [dataclasses.replace(image, licence="other") for image in images]
+    assert planned(images, "sr").name != planned(relicensed, "sr").name

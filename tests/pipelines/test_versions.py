@@ -1,0 +1,173 @@
+"""Versions: one commit, one winner, nothing pruned that is needed, nothing believed that was edited."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from kgt.errors import UserError
+from pipelines import versions
+from pipelines.storage import Store
+from pipelines.versions import Manifest, ShardEntry, current, latest, list_versions, load, pin, prune, publish, unpin
+
+
+def manifest(number: int, shards: tuple[str, ...] = ("a",), **changes: object) -> Manifest:
+    entries = tuple(ShardEntry(f"train-{name * 32}", "train", 2, 4, "0" * 64, 60.0, 1800.0) for name in shards)
+    statistics = {"train": {"pairs": 2 * len(shards)}, "val": {"pairs": 0}}
+    made = Manifest("sr", f"v{number:06d}", number, "same", {"seed": 0}, {"images": 3}, entries, statistics)
+    return dataclasses.replace(made, **changes)
+
+
+def published(store: Store, *manifests: Manifest) -> None:
+    for made in manifests:
+        for shard in made.shards:
+            store.put(made.key(shard), b"data")
+            store.put(versions.pool_key("sr", shard.name, "json"), b"{}")
+        publish(store, made)
+
+
+def test_a_version_comes_back_as_it_was_published(store: Store) -> None:
+    made = manifest(1, ("a", "b"))
+    published(store, made)
+    assert current(store, "sr") == load(store, "sr", "v000001") == latest(store, "sr") == made
+    assert current(store, "sr").digest == made.digest
+    assert made.split("val") == ()
+
+
+def test_an_equal_version_does_no_harm_and_a_different_one_is_told(store: Store) -> None:
+    published(store, manifest(1))
+    publish(store, manifest(1))
+    with pytest.raises(UserError, match="another run published v000001 of sr meanwhile"):
+        publish(store, manifest(1, identity="other"))
+    assert current(store, "sr") == manifest(1)
+
+
+def test_current_never_goes_back(store: Store) -> None:
+    published(store, manifest(1), manifest(2))
+    publish(store, manifest(1))
+    assert current(store, "sr").version == "v000002"
+
+
+def test_a_run_that_ended_before_current_was_moved_is_finished(store: Store) -> None:
+    published(store, manifest(1))
+    store.put("sr/versions/v000002.json", manifest(2).to_bytes())
+    assert current(store, "sr").version == "v000001"
+    assert latest(store, "sr").version == "v000002"
+    assert current(store, "sr").version == "v000002"
+
+
+def test_a_shard_that_is_not_there_is_not_published(store: Store) -> None:
+    with pytest.raises(UserError, match="was removed"):
+        publish(store, manifest(1))
+    assert list_versions(store, "sr") == []
+
+
+def test_without_a_version_the_command_that_makes_one_is_named(store: Store) -> None:
+    with pytest.raises(UserError, match=rf"synthesize.py task=sr source=… store={store.url}"):
+        current(store, "sr")
+    assert latest(store, "sr") is None
+    with pytest.raises(UserError, match="there is none"):
+        load(store, "sr", "v000001")
+    published(store, manifest(1))
+    with pytest.raises(UserError, match="did you mean 'v000001'"):
+        load(store, "sr", "v000002")
+    with pytest.raises(UserError, match="not a version's name"):
+        load(store, "sr", "../../x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"task": "jpeg"},
+        {"version": "v000009"},
+        {"shards": [{"name": "../../etc/passwd"}]},
+        {"shards": 3},
+        {"unknown": 1},
+    ],
+)
+def test_an_edited_manifest_is_noticed(file_store: Store, change: dict) -> None:
+    published(file_store, manifest(1))
+    edited = json.loads(manifest(1).to_bytes()) | change
+    file_store.put("sr/versions/v000001.json", json.dumps(edited).encode())
+    with pytest.raises(UserError):
+        current(file_store, "sr")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "train-" + "/../x" * 6},
+        {"name": "val-" + "a" * 32},
+        {"samples": -1},
+        {"samples": "2"},
+        {"bytes": 1.5},
+        {"sha256": "x"},
+    ],
+)
+def test_an_edited_shard_is_noticed(file_store: Store, change: dict) -> None:
+    published(file_store, manifest(1))
+    edited = json.loads(manifest(1).to_bytes())
+    edited["shards"][0] |= change
+    file_store.put("sr/versions/v000001.json", json.dumps(edited).encode())
+    with pytest.raises(UserError, match="damaged"):
+        load(file_store, "sr", "v000001")
+
+
+def test_a_plausible_edit_is_noticed_too(file_store: Store) -> None:
+    published(file_store, manifest(1))
+    file_store.put("sr/versions/v000001.json", manifest(1, identity="forged").to_bytes())
+    with pytest.raises(UserError, match="not the manifest that was published"):
+        current(file_store, "sr")
+    file_store.put("sr/CURRENT", b"v000001")
+    with pytest.raises(UserError, match="CURRENT is damaged"):
+        current(file_store, "sr")
+
+
+def age(store: Store) -> None:
+    """Let two days go by for the files of a store."""
+    for path in Path(store.url.removeprefix("file://")).rglob("*"):
+        stat = path.stat()
+        os.utime(path, (stat.st_atime, stat.st_mtime - 2 * 24 * 3600))
+
+
+def pool(store: Store) -> set[str]:
+    return {key[len("sr/pool/train-")] for key in store.list("sr/pool/")}
+
+
+def test_prune_keeps_the_newest_the_pinned_and_what_they_need(file_store: Store) -> None:
+    published(
+        file_store, manifest(1, ("a", "b")), manifest(2, ("b", "c")), manifest(3, ("d",)), manifest(4, ("a", "e"))
+    )
+    pin(file_store, "sr", "v000002", "run-7")
+    assert prune(file_store, "sr", 1).versions == ("v000001", "v000003")
+    assert pool(file_store) == set("abcde"), "young shards may be an unfinished run's"
+    age(file_store)
+    assert prune(file_store, "sr", 1).shards == 1
+    assert pool(file_store) == set("abce")
+    unpin(file_store, "sr", "v000002", "run-7")
+    age(file_store)
+    done = prune(file_store, "sr", 1)
+    assert (done.versions, done.shards) == (("v000002",), 2)
+    assert pool(file_store) == set("ae")
+    assert current(file_store, "sr").version == "v000004"
+
+
+def test_prune_on_s3(store: Store) -> None:
+    published(store, manifest(1), manifest(2), manifest(3))
+    assert prune(store, "sr", 2).versions == ("v000001",)
+    assert list_versions(store, "sr") == ["v000002", "v000003"]
+
+
+def test_pins(store: Store) -> None:
+    published(store, manifest(1))
+    pin(store, "sr", "v000001", "model-3")
+    assert versions.pins(store, "sr") == {"v000001": ["model-3"]}
+    with pytest.raises(UserError, match="no name for a pin"):
+        pin(store, "sr", "v000001", "../x")
+    with pytest.raises(UserError, match="has no version"):
+        pin(store, "sr", "v000002", "x")
+    with pytest.raises(UserError, match="no pin 'other'"):
+        unpin(store, "sr", "v000001", "other")
