@@ -82,7 +82,7 @@ def read_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndar
 
 
 def read_photo(path: Path) -> Photo:
-    """A picture to restore, of any size that fits in memory. Raises UserError with the way out."""
+    """A picture to restore, of at most `MAX_PHOTO_PIXELS` pixels. Raises UserError with the way out."""
     try:
         return _decode(path.read_bytes(), MAX_PHOTO_PIXELS)
     except OSError as error:

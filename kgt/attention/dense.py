@@ -1,0 +1,15 @@
+"""Reference attention over a Key-Graph: all N² scores, those of non-neighbours masked (the paper's Torch-Mask)."""
+
+import torch
+from torch import Tensor
+
+from kgt.attention.scores import relative_index, unit
+from kgt.graph import KeyGraph
+
+
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, scale: Tensor, bias: Tensor) -> Tensor:
+    """See `kgt.attention.attend`; `scale` (h,) is the exponentiated one. Memory W · h · N²; any float type."""
+    nodes = bias.flatten(1)[:, relative_index(bias.shape, bias.device)]  # (h, N, N)
+    scores = scale[:, None, None] * (unit(q) @ unit(k).mT) + nodes
+    scores = scores.masked_fill(~graph.mask()[:, None], -torch.inf)
+    return scores.softmax(-1) @ v

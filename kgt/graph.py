@@ -1,0 +1,90 @@
+"""The Key-Graph: which nodes of a window attend to which (paper §3.2), and the random top-k of training (§3.3)."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kgt.config import RANDOM_TOPK, Similarity
+from kgt.selection import select_neighbours
+
+CHUNK = 1 << 22
+"""Similarities that are held at once (float32: 16 MiB)."""
+
+
+@dataclass(frozen=True)
+class KeyGraph:
+    """The neighbours of every node of every window; shared by the heads and layers of a stage, without a gradient.
+
+    indices: (W, N, K) int16. The first `counts[w, i]` entries of row (w, i) are the neighbours of node i, ascending;
+        the rest is padding by node 0.
+    counts: (W, N) int16, min(k, eligible nodes).
+    """
+
+    indices: Tensor
+    counts: Tensor
+
+    @property
+    def nodes(self) -> int:
+        """N, the nodes of a window."""
+        return self.indices.shape[1]
+
+    def valid(self) -> Tensor:
+        """(W, N, K) bool: which entries of `indices` are neighbours."""
+        return torch.arange(self.indices.shape[2], device=self.counts.device) < self.counts[..., None]
+
+    def mask(self) -> Tensor:
+        """(W, N, N) bool: entry (i, j) tells whether node j is a neighbour of node i."""
+        # Padding may repeat a neighbour: it is sent to an extra column.
+        mask = torch.zeros(*self.counts.shape, self.nodes + 1, dtype=torch.bool, device=self.indices.device)
+        return mask.scatter_(2, self.indices.long().masked_fill(~self.valid(), self.nodes), True)[..., :-1]
+
+
+def key_graph(
+    features: Tensor, k: int, *, similarity: Similarity = "centred", regions: Tensor | None = None
+) -> KeyGraph:
+    """Keep of every node its `k` most similar eligible nodes, itself always among them.
+
+    features: (W, N, C) of any float type; similarities are accumulated in float32 (in bfloat16 nearly every row ties).
+    k: neighbours of these N nodes (`kgt.config.neighbours` scales it); fewer where fewer are eligible.
+    similarity: `centred`, the cosine after subtracting the mean over the eligible nodes; `cosine`; `dot` (the paper's).
+    regions: (P, N) integers for windows that repeat every P: nodes are eligible to each other where theirs agree and
+        are not negative. None: all are.
+
+    Ties go to the lower index. The result is a constant to autograd.
+    """
+    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        vectors = features.detach().float()
+        if similarity == "centred":
+            vectors = vectors - _mean_of_eligible(vectors, regions)
+        if similarity != "dot":
+            vectors = F.normalize(vectors, dim=-1)
+        windows, nodes = vectors.shape[:2]
+        step = max(1, CHUNK // nodes**2)
+        parts = []
+        for start in range(0, windows, step):
+            chunk = vectors[start : start + step]
+            members = None if regions is None else regions[torch.arange(start, start + len(chunk)) % len(regions)]
+            parts.append(select_neighbours(chunk @ chunk.mT, k, members))
+        indices, counts = zip(*parts, strict=True)
+        return KeyGraph(torch.cat(indices), torch.cat(counts))
+
+
+def draw_topk(seed: int, step: int, choices: Sequence[int] = RANDOM_TOPK) -> int:
+    """The neighbour count of one training step, uniform over `choices`: a function of its arguments alone."""
+    digest = hashlib.blake2b(f"topk:{seed}:{step}".encode(), digest_size=8).digest()
+    return choices[int.from_bytes(digest) % len(choices)]
+
+
+def _mean_of_eligible(vectors: Tensor, regions: Tensor | None) -> Tensor:
+    """The mean over each node's region, so that padding and what lies across a wrap have no say. Broadcasts."""
+    if regions is None:
+        return vectors.mean(1, keepdim=True)
+    present = torch.unique(regions)
+    member = (regions[:, None, :] == present[:, None]).to(vectors.dtype)  # (P, R, N)
+    grouped = vectors.unflatten(0, (-1, len(regions)))  # (B, P, N, C)
+    means = (member @ grouped) / member.sum(-1, keepdim=True).clamp(min=1)
+    return (member.mT @ means).flatten(0, 1)

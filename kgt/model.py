@@ -1,0 +1,45 @@
+"""KGT, the Key-Graph Transformer (arXiv 2402.02634): a baseline plus what the network adds to it."""
+
+from torch import Tensor, nn
+
+from kgt.baselines import demosaic_malvar, reflect_pad, upsample_bicubic
+from kgt.columnar import Columnar
+from kgt.config import KGTConfig
+from kgt.ushape import UShape
+
+
+class KGT(nn.Module):
+    """Restores images of any size.
+
+    The last convolution starts at zero, so an untrained model returns its baseline: the input, for super-resolution its
+    bicubic upsampling, for demosaicking its Malvar interpolation (ours; a short training begins there).
+    """
+
+    def __init__(self, config: KGTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = (Columnar if config.shape == "columnar" else UShape)(config)
+        nn.init.zeros_(self.network.tail.weight)
+        nn.init.zeros_(self.network.tail.bias)
+
+    def forward(self, x: Tensor, k: int | None = None) -> Tensor:
+        """(B, in, H, W) → (B, out, H · scale, W · scale), both with 1 for white and neither clipped.
+
+        k: neighbours a node, quoted for 1024 nodes; None: the configured `topk`. Sizes that the levels do not halve
+        evenly are mirrored up to such and cropped again.
+        """
+        config = self.config
+        multiple = 1 << (len(config.layers) - 1) if config.shape == "u" else 1
+        height, width = x.shape[2:]
+        padded = reflect_pad(x, 0, -height % multiple, 0, -width % multiple)
+        residual = self.network(padded, config.topk if k is None else k)
+        return self._baseline(x) + residual[..., : height * config.scale, : width * config.scale]
+
+    def _baseline(self, x: Tensor) -> Tensor:
+        match self.config.baseline:
+            case "input":
+                return x
+            case "bicubic":
+                return upsample_bicubic(x, self.config.scale)
+            case "malvar":
+                return demosaic_malvar(x)

@@ -1,0 +1,95 @@
+"""`models:/` addresses: from MLflow's registry to a weights file. The one module of the library that knows MLflow."""
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kgt.errors import UserError
+from kgt.home import home, tracking_uri
+from kgt.tasks import nearest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+WEIGHTS_ARTIFACT = "artifacts/weights.safetensors"
+"""Where a registered KGT keeps its weights, below the model's root."""
+
+_ADDRESS = re.compile(r"models:/(?P<name>[^/@']+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+def is_address(model: str) -> bool:
+    """Whether it is the registry that is meant, not a file."""
+    return model.startswith("models:")
+
+
+def fetch(address: str) -> Path:
+    """The weights file of `models:/<name>@<alias>` or `models:/<name>/<version>`, downloaded once where it is remote.
+
+    The registry is that of `kgt.home.tracking_uri()`. Raises UserError if the address has another form, if there is no
+    such model, version or alias (naming what there is), if it is no KGT, or if the registry cannot be reached.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if not match:
+        raise UserError(f"model address '{address}': write models:/<name>@<alias> or models:/<name>/<version>")
+    uri = tracking_uri()
+    embedded = home() / "mlflow.db"
+    if uri == f"sqlite:///{embedded}" and not embedded.exists():
+        raise UserError(
+            f"no model is registered yet: {embedded} does not exist (is KGT_HOME or MLFLOW_TRACKING_URI meant?)"
+        )
+    # For someone waiting at a prompt: a server that is not there is told at once, and no progress bar for one file.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise UserError(f"'{address}' needs MLflow: install it, or give a weights file") from error
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        version = _version(client, match["name"], match["alias"], match["version"])
+        location = client.get_model_version_download_uri(match["name"], version)
+    except MlflowException as error:
+        raise UserError(f"cannot look up {address} in {uri}: {str(error).splitlines()[0]}") from error
+    try:
+        return _download(location, uri)
+    except (MlflowException, OSError) as error:
+        raise UserError(f"{address} is no KGT: there is no {WEIGHTS_ARTIFACT} in {location}") from error
+
+
+def _version(client: "MlflowClient", name: str, alias: str | None, number: str | None) -> str:
+    """The version meant, which exists."""
+    found = client.search_registered_models(f"name='{name}'")
+    if not found:
+        known = [model.name for model in client.search_registered_models()]
+        raise UserError(f"no registered model '{name}': {nearest(name, known) if known else 'there is none yet'}")
+    if alias is not None:
+        aliases = found[0].aliases
+        if alias not in aliases:
+            there = f"it has {', '.join(sorted(aliases))}" if aliases else "it has none"
+            raise UserError(f"model '{name}' has no alias '{alias}': {there}")
+        return str(aliases[alias])
+    numbers = sorted(int(version.version) for version in client.search_model_versions(f"name='{name}'"))
+    if int(number) not in numbers:
+        raise UserError(f"model '{name}' has no version {number}: it has {', '.join(map(str, numbers)) or 'none'}")
+    return str(int(number))
+
+
+def _download(location: str, uri: str) -> Path:
+    """The weights below `location`: a local store's own file, else a copy under `home()`, as versions never change."""
+    from mlflow.artifacts import download_artifacts
+
+    source = f"{location.rstrip('/')}/{WEIGHTS_ARTIFACT}"
+    if location.startswith(("file:", "/")):
+        return Path(download_artifacts(artifact_uri=source, tracking_uri=uri))
+    kept = (
+        home() / "cache" / hashlib.blake2b(f"{uri} {source}".encode(), digest_size=16).hexdigest() / Path(source).name
+    )
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            os.replace(download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=uri), kept)
+    return kept

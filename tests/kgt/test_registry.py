@@ -1,0 +1,109 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from mlflow import MlflowClient
+from moto.server import ThreadedMotoServer
+
+from kgt.errors import UserError
+from kgt.home import tracking_uri
+from kgt.registry import WEIGHTS_ARTIFACT, fetch
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A KGT_HOME, with a space in its name, where kgt-denoise has versions 1 and 2 (champion); kgt-empty has none."""
+    home = tmp_path_factory.mktemp("a home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KGT_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        client = MlflowClient(tracking_uri(), tracking_uri())
+        client.create_registered_model("kgt-empty")
+        client.create_registered_model("kgt-denoise")
+        for number in (1, 2):
+            weights = home / f"m-{number}" / WEIGHTS_ARTIFACT
+            weights.parent.mkdir(parents=True)
+            weights.write_text(f"weights {number}")
+            client.create_model_version("kgt-denoise", weights.parents[1].as_uri())
+        client.set_registered_model_alias("kgt-denoise", "champion", "2")
+    return home
+
+
+@pytest.fixture(autouse=True)
+def at_home(registry: Path, kgt_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGT_HOME", str(registry))
+
+
+def test_an_alias_and_a_version_lead_to_their_weights(registry: Path) -> None:
+    assert fetch("models:/kgt-denoise@champion") == registry / "m-2" / WEIGHTS_ARTIFACT
+    assert fetch("models:/kgt-denoise/1").read_text() == "weights 1"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("models:/kgt-denose@champion", "no registered model 'kgt-denose': did you mean 'kgt-denoise'"),
+        ("models:/kgt-denoise@challenger", "has no alias 'challenger': it has champion"),
+        ("models:/kgt-empty@champion", "has no alias 'champion': it has none"),
+        ("models:/kgt-denoise/7", "has no version 7: it has 1, 2"),
+        ("models:/kgt-denoise", "write models:/<name>@<alias> or models:/<name>/<version>"),
+        ("models:kgt-denoise@champion", "write models:/"),
+        ("models:/kgt-denoise/latest", "write models:/"),
+    ],
+)
+def test_an_address_that_leads_nowhere_says_what_there_is(address: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        fetch(address)
+
+
+def test_before_anything_is_registered_no_database_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGT_HOME", str(tmp_path / "new"))
+    with pytest.raises(UserError, match="no model is registered yet"):
+        fetch("models:/kgt-denoise@champion")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    client = MlflowClient(tracking_uri(), tracking_uri())
+    client.create_registered_model("other")
+    client.create_model_version("other", tmp_path.as_uri())
+    with pytest.raises(UserError, match=r"models:/other/1 is no KGT: there is no artifacts/weights\.safetensors"):
+        fetch("models:/other/1")
+
+
+def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(
+        UserError, match=r"cannot look up models:/kgt-denoise@champion in http://127\.0\.0\.1:9"
+    ) as caught:
+        fetch("models:/kgt-denoise@champion")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An S3 bucket over real HTTP, which MLflow is told of."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_REGION", "us-east-1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://{host}:{port}")
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(Bucket="models")
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def test_remote_weights_are_downloaded_once(bucket: str) -> None:
+    s3 = boto3.client("s3", endpoint_url=bucket, region_name="us-east-1")
+    s3.put_object(Bucket="models", Key=f"m-3/{WEIGHTS_ARTIFACT}", Body=b"remote weights")
+    client = MlflowClient(tracking_uri(), tracking_uri())
+    client.create_registered_model("kgt-remote")
+    client.create_model_version("kgt-remote", "s3://models/m-3")
+    first = fetch("models:/kgt-remote/1")
+    assert first.read_bytes() == b"remote weights"
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+    s3.delete_object(Bucket="models", Key=f"m-3/{WEIGHTS_ARTIFACT}")
+    assert fetch("models:/kgt-remote/1") == first
