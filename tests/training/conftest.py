@@ -1,0 +1,111 @@
+"""Small published versions of shards, made without a cluster."""
+
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from pipelines import s3_store, versions
+from pipelines.degradations import degrade_image, pair_rng, settings_of
+from pipelines.degradations.values import plain
+from pipelines.shards import encode_pair, write_shard
+from pipelines.storage import open_store
+from pipelines.versions import Manifest, ShardEntry
+
+
+def smooth_image(rng: np.random.Generator, side: int) -> np.ndarray:
+    """uint8 (side, side, 3): a few random waves, so that there is something to restore."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    waves = [np.sin(2 * np.pi * (rng.uniform(1, 5) * x + rng.uniform(1, 5) * y + rng.random())) for _ in range(6)]
+    channels = [sum(w * rng.uniform(-1, 1) for w in waves) for _ in range(3)]
+    image = np.stack([(c - c.min()) / (c.max() - c.min()) for c in channels], axis=2)
+    return np.rint(image * 255).astype(np.uint8)
+
+
+MakeShards = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def make_shards(tmp_path_factory: pytest.TempPathFactory) -> MakeShards:
+    """Publishes a version of a task's shards in a fresh (or given) folder; the store's URL."""
+
+    def make(
+        task: str, *, shards: int = 4, samples: int = 6, side: int = 48, store: str = "", **settings: object
+    ) -> str:
+        url = store or f"file://{tmp_path_factory.mktemp('store')}"
+        target = open_store(url)
+        chosen = settings_of(task, settings)
+        entries = []
+        for number in range(shards + 1):
+            split = "train" if number < shards else "val"
+            name = f"{split}-{number:032x}"
+            pairs = []
+            for index in range(samples):
+                rng = pair_rng(0, 0, task, f"{number}:{index}", (0, 0, side, side))
+                pair = degrade_image(task, smooth_image(rng, side), chosen, rng)
+                meta = {"parameters": pair.parameters}
+                pairs.append(encode_pair(f"{number:02d}-{index:02d}", pair.clean, pair.degraded, meta))
+            file = io.BytesIO()
+            write_shard(pairs, file)
+            target.put(versions.pool_key(task, name), file.getvalue())
+            entries.append(ShardEntry(name, split, samples, len(file.getvalue()), "0" * 64, 0.0, 0.0))
+        known = len(versions.list_versions(target, task))
+        version = versions.version_name(known + 1)
+        recipe = {"task": task, "settings": plain(chosen), "crop": side}
+        versions.publish(target, Manifest(task, version, known + 1, "i", recipe, {}, tuple(entries), {}))
+        return url
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def denoise_store(make_shards: MakeShards) -> str:
+    """Four shards of six denoising pairs, 48 pixels a side, σ 25, and one for validation."""
+    return make_shards("denoise", sigma=25)
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new MLflow database. MLflow takes seconds to make one."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def mlflow_database(empty_mlflow_database: Path, kgt_home: Path) -> None:
+    """The test's KGT_HOME has a database already."""
+    shutil.copy(empty_mlflow_database, kgt_home / "mlflow.db")
+
+
+@pytest.fixture
+def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of an S3 server over real HTTP; the standard AWS variables point to it."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3_store._client.cache_clear()
+    boto3.client("s3").create_bucket(Bucket="training")
+    yield "training"
+    s3_store._client.cache_clear()
+    server.stop()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A run's folder."""
+    return tmp_path / "a run"

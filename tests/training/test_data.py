@@ -1,0 +1,119 @@
+"""Batches from real shards, through webdataset."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from kgt.errors import UserError
+from pipelines.degradations import settings_of
+from pipelines.storage import open_store
+from pipelines.versions import current
+from training import data
+from training.data import Batch, Prefetcher, batches, stream_samples
+from training.plan import DataPlan, Shard
+
+
+def plan_of(store: str, task: str = "denoise", **changes: object) -> DataPlan:
+    manifest = current(open_store(store), task)
+    shards = tuple(Shard(manifest.key(s), s.samples, s.bytes) for s in manifest.split("train"))
+    values = {"streams": 4, "seed": 3, "batch_size": 4, "patch": 16, "shuffle": 12} | changes
+    return DataPlan(task=task, store=store, shards=shards, validation=(), **values)
+
+
+def take(plan: DataPlan, count: int, *, rank: int = 0, workers: int = 1, step: int = 0) -> list[Batch]:
+    return list(itertools.islice(batches(plan, rank=rank, workers=workers, step=step), count))
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.degraded, b.degraded) and torch.equal(a.clean, b.clean)
+
+
+def test_batches_have_the_shapes_and_ranges_of_the_task(denoise_store: str) -> None:
+    (batch,) = take(plan_of(denoise_store), 1)
+    assert batch.degraded.shape == batch.clean.shape == (4, 3, 16, 16)
+    assert batch.degraded.dtype == batch.clean.dtype == torch.float32
+    assert batch.clean.min() >= 0
+    assert batch.clean.max() <= 1
+    assert (batch.degraded - batch.clean).std() == pytest.approx(25 / 255, rel=0.1)
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 7, 13])
+def test_a_resumed_run_sees_what_it_would_have_seen(denoise_store: str, step: int) -> None:
+    """24 samples, 4 a step: step 6 begins the second epoch."""
+    plan = plan_of(denoise_store)
+    whole = take(plan, 16)
+    assert all(map(equal, take(plan, 16 - step, step=step), whole[step:]))
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_any_number_of_workers_makes_the_same_global_batches(denoise_store: str, workers: int) -> None:
+    plan = plan_of(denoise_store)
+    alone = take(plan, 9)
+    shares = [take(plan, 9, rank=rank, workers=workers) for rank in range(workers)]
+    for step, batch in enumerate(alone):
+        for rank in range(workers):
+            assert torch.equal(shares[rank][step].degraded, batch.degraded[rank::workers])
+
+
+def test_an_epoch_reads_every_stored_pair_once(denoise_store: str) -> None:
+    plan = plan_of(denoise_store)
+    keys = [s["__key__"] for v in range(4) for s in itertools.islice(stream_samples(plan, v, 0), 6)]
+    assert len(set(keys)) == len(keys) == 24
+
+
+def test_workers_never_read_the_same_shard_in_an_epoch(denoise_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, read, original = plan_of(denoise_store, batch_size=24), [], data.read_shard
+    monkeypatch.setattr(data, "read_shard", lambda store, shard: read.append(shard.key) or original(store, shard))
+    for rank in range(2):
+        take(plan, 1, rank=rank, workers=2)
+    assert sorted(read) == sorted(shard.key for shard in plan.shards)
+
+
+def test_redraw_gives_other_noise_on_the_same_clean_patches(denoise_store: str) -> None:
+    stored, fresh = plan_of(denoise_store), plan_of(denoise_store, redraw=settings_of("denoise", {"sigma": 5}))
+    a, b = take(stored, 1)[0], take(fresh, 1)[0]
+    assert torch.equal(a.clean, b.clean)
+    assert (b.degraded - b.clean).std() == pytest.approx(5 / 255, rel=0.1)
+
+
+def test_sr_patches_keep_their_scale(make_shards: object) -> None:
+    (batch,) = take(plan_of(make_shards("sr", side=48), "sr", patch=12), 1)
+    assert batch.degraded.shape == (4, 3, 12, 12)
+    assert batch.clean.shape == (4, 3, 24, 24)
+
+
+def test_shards_in_s3_give_the_same_batches(denoise_store: str, make_shards: object, s3_bucket: str) -> None:
+    store = make_shards("denoise", store=f"s3://{s3_bucket}/some/shards", sigma=25)
+    assert all(map(equal, take(plan_of(store), 8), take(plan_of(denoise_store), 8)))
+
+
+def test_a_shard_of_another_size_is_refused(make_shards: object) -> None:
+    store = make_shards("denoise", shards=2)
+    plan = plan_of(store, streams=2)
+    path = Path(store.removeprefix("file://")) / plan.shards[0].key
+    path.write_bytes(path.read_bytes()[:-512])
+    with pytest.raises(UserError, match=r"has .* bytes, not"):
+        take(plan, 3)
+    path.unlink()
+    with pytest.raises(UserError, match="is gone"):
+        take(plan, 3)
+
+
+def test_prefetching_keeps_the_order_and_passes_errors_on() -> None:
+    def source():
+        yield from (Batch(torch.tensor(i), torch.tensor(i)) for i in range(5))
+        raise UserError("no more")
+
+    loader = Prefetcher(source())
+    assert [int(next(loader).clean) for _ in range(5)] == list(range(5))
+    with pytest.raises(UserError, match="no more"):
+        next(loader)
+
+
+def test_a_prefetcher_can_be_closed_while_it_is_ahead() -> None:
+    loader = Prefetcher(Batch(torch.zeros(1), torch.zeros(1)) for _ in itertools.count())
+    next(loader)
+    loader.close()
+    assert not loader._thread.is_alive()

@@ -1,0 +1,86 @@
+"""From configurations to jobs: data pinned, mistakes found before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from kgt.errors import UserError
+from pipelines import versions
+from pipelines.storage import open_store
+from training import jobs
+from training.config import read_configs
+from training.plan import Job
+
+
+def prepare(store: str, out: Path, *argv: str, task: str = "denoise") -> list[Job]:
+    settings = [f"task={task}", f"store={store}", f"out={out}", "patch=16", "batch_size=4", *argv]
+    return jobs.prepare(read_configs(settings, ""))
+
+
+def test_a_job_names_its_data_and_model(denoise_store: str, out: Path) -> None:
+    (job,) = prepare(denoise_store, out)
+    manifest = versions.current(open_store(denoise_store), "denoise")
+    assert (job.version, job.digest) == (manifest.version, manifest.digest)
+    assert [shard.samples for shard in job.plan.shards] == [6] * 4
+    assert len(job.plan.validation) == 1
+    assert (job.plan.streams, job.plan.redraw.sigma.options) == (4, (25.0,))
+    assert not out.exists()
+
+
+def test_a_run_keeps_its_version_when_a_newer_one_comes(make_shards: object, out: Path) -> None:
+    store = make_shards("denoise")
+    jobs.commit(prepare(store, out, "name=first"))
+    assert versions.pins(open_store(store), "denoise") == {"v000001": ["run-first"]}
+    make_shards("denoise", store=store, shards=6, samples=4)
+    assert prepare(store, out, "name=first")[0].version == "v000001"
+    assert prepare(store, out.with_name("other"))[0].version == "v000002"
+    assert prepare(store, out.with_name("other"), "version=v000001")[0].version == "v000001"
+
+
+def test_a_run_goes_on_with_its_own_settings_only(denoise_store: str, out: Path) -> None:
+    jobs.commit(prepare(denoise_store, out))
+    assert prepare(denoise_store, out, "workers=4")[0].plan.streams == 4
+    with pytest.raises(UserError, match=r"holds a run with lr=0\.0005: give the same settings, or another out="):
+        prepare(denoise_store, out, "lr=1e-3")
+
+
+def test_no_shards_says_what_makes_them(tmp_path: Path, out: Path) -> None:
+    with pytest.raises(UserError, match=r"no shards for sr .*pipelines/synthesize.py task=sr"):
+        prepare(f"file://{tmp_path}/empty", out, task="sr")
+
+
+def test_fewer_shards_than_workers(denoise_store: str, out: Path) -> None:
+    with pytest.raises(UserError, match="4 shards cannot feed 8 workers"):
+        prepare(denoise_store, out, "workers=8", "batch_size=8")
+
+
+def test_a_patch_larger_than_what_is_stored(make_shards: object, denoise_store: str, out: Path) -> None:
+    with pytest.raises(UserError, match=r"patch=49.*48 pixels a side.*patch=48 at most"):
+        prepare(denoise_store, out, "patch=49")
+    with pytest.raises(UserError, match=r"patch=25.*24 pixels a side"):
+        prepare(make_shards("sr"), out, "patch=25", task="sr")
+
+
+def test_a_store_that_cannot_be_read_says_why(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
+        prepare("s3://bucket/shards", out)
+
+
+def test_super_resolution_takes_its_scale_from_the_shards(make_shards: object, out: Path) -> None:
+    assert prepare(make_shards("sr", scale=3), out, task="sr")[0].model.scale == 3
+    with pytest.raises(UserError, match=r"mix the scales \[2, 3\].*tasks.sr.scale=2"):
+        prepare(make_shards("sr", scale=[2, 3]), out, task="sr")
+
+
+def test_a_fixed_k_is_the_models_own(denoise_store: str, out: Path) -> None:
+    assert prepare(denoise_store, out, "topk=128")[0].model.topk == 128
+
+
+def test_a_damaged_record_is_one_line(denoise_store: str, out: Path) -> None:
+    jobs.commit(prepare(denoise_store, out))
+    (out / "denoise" / "run.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        prepare(denoise_store, out)

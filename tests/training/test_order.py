@@ -1,0 +1,84 @@
+"""The sample order: complete, exact after any interruption, the same for any number of workers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kgt.errors import UserError
+from training.order import choose_streams, consumed, epoch_order, locate, share, stream_shards
+
+sizes_and_streams = st.lists(st.integers(1, 7), min_size=1, max_size=12).flatmap(
+    lambda sizes: st.tuples(st.just(sizes), st.integers(1, len(sizes)))
+)
+
+
+@given(sizes_and_streams, st.integers(0, 3), st.integers(0, 3), st.integers(1, 9))
+def test_an_epoch_gives_every_sample_once(case: tuple[list[int], int], seed: int, epoch: int, buffer: int) -> None:
+    sizes, streams = case
+    places = [place for v in range(streams) for place in epoch_order(sizes, streams, v, seed, epoch, buffer)[1]]
+    assert sorted(places) == [(shard, index) for shard, size in enumerate(sizes) for index in range(size)]
+
+
+@given(sizes_and_streams, st.integers(0, 3), st.integers(1, 9))
+def test_no_sample_waits_for_more_than_the_buffer(case: tuple[list[int], int], seed: int, buffer: int) -> None:
+    sizes, streams = case
+    shards, order = epoch_order(sizes, streams, 0, seed, 0, buffer)
+    read = [(shard, index) for shard in shards for index in range(sizes[shard])]
+    for given_out, place in enumerate(order):
+        assert read.index(place) < given_out + buffer
+
+
+def test_shuffling_shuffles_and_every_epoch_differs() -> None:
+    orders = [epoch_order([50] * 4, 2, 0, 0, epoch, 32)[1] for epoch in range(3)]
+    assert orders[0] != sorted(orders[0])
+    assert len({tuple(order) for order in orders}) == 3
+    assert orders[0] == epoch_order([50] * 4, 2, 0, 0, 0, 32)[1]
+    assert orders[0] != epoch_order([50] * 4, 2, 0, 1, 0, 32)[1]
+
+
+def test_shards_change_streams_from_epoch_to_epoch() -> None:
+    assert len({tuple(sorted(stream_shards(12, 4, 0, 0, epoch))) for epoch in range(8)}) > 1
+
+
+@given(sizes_and_streams, st.integers(0, 3), st.integers(0, 200))
+def test_locate_counts_whole_epochs(case: tuple[list[int], int], seed: int, position: int) -> None:
+    sizes, streams = case
+    epoch, offset = locate(sizes, streams, 0, seed, position)
+    before = sum(len(epoch_order(sizes, streams, 0, seed, e, 1)[1]) for e in range(epoch))
+    assert before + offset == position
+    assert offset < len(epoch_order(sizes, streams, 0, seed, epoch, 1)[1])
+
+
+@given(st.integers(0, 500), st.integers(1, 48))
+def test_consumed_counts_what_each_stream_gave(samples: int, streams: int) -> None:
+    assert consumed(samples, streams) == [sum(g % streams == v for g in range(samples)) for v in range(streams)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 6])
+def test_workers_share_a_batch_evenly_and_by_streams(workers: int) -> None:
+    batch, streams = 12, 12
+    shares = [share(24, 24 + batch, rank, workers) for rank in range(workers)]
+    assert sorted(g for mine in shares for g in mine) == list(range(24, 36))
+    assert {len(mine) for mine in shares} == {batch // workers}
+    for rank, mine in enumerate(shares):
+        assert all(g % streams % workers == rank for g in mine)
+
+
+@pytest.mark.parametrize(
+    ("shards", "workers", "streams"), [(24, 2, 24), (5, 2, 4), (2, 2, 2), (100, 4, 48), (7, 5, 5), (9, 3, 6), (1, 1, 1)]
+)
+def test_streams_are_chosen_for_shards_and_workers(shards: int, workers: int, streams: int) -> None:
+    assert choose_streams(shards, workers) == streams
+
+
+@pytest.mark.parametrize(
+    ("shards", "workers", "wanted", "message"),
+    [
+        (1, 2, 0, "1 shard cannot feed 2 workers.*workers=1"),
+        (8, 3, 8, "workers=3 cannot share 8 streams.*1, 2, 4, 8"),
+        (4, 2, 8, "streams=8: there are 4 shards"),
+    ],
+)
+def test_what_does_not_fit_names_what_does(shards: int, workers: int, wanted: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose_streams(shards, workers, wanted)

@@ -1,0 +1,185 @@
+"""`training/run.py` whole, on a Ray of two cores: Ray Train, DeepSpeed, gloo, checkpoints, registration."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+from PIL import Image
+
+from kgt.config import RANDOM_TOPK, preset
+from kgt.config import neighbours as of_nodes
+from kgt.home import home
+from kgt.weights import load_weights
+from pipelines import versions
+from pipelines.storage import open_store
+from training import checkpoint, run, tracking
+from training.schedule import neighbours
+
+STEPS, SEED = 24, 1
+SETTINGS = [f"steps={STEPS}", "batch_size=4", "patch=32", "checkpoint_every=6", "warmup=4", f"seed={SEED}"]
+
+
+@dataclass
+class Ran:
+    """One call of the command: its exit code, what it printed, its folder."""
+
+    code: int
+    stdout: str
+    stderr: str
+    out: Path
+    home: Path
+
+    def history(self, metric: str, task: str = "denoise") -> list[tuple[int, float]]:
+        """The metric of every step, as it was logged."""
+        record = json.loads((self.out / task / "run.json").read_text())
+        points = mlflow.MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}").get_metric_history(
+            record["mlflow_run"], metric
+        )
+        return [(point.step, point.value) for point in points]
+
+
+def command(store: str, out: Path, *argv: str) -> Ran:
+    with contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.redirect_stderr(io.StringIO()) as stderr:
+        code = run.main([f"store={store}", f"out={out}", *SETTINGS, *argv])
+    return Ran(code, stdout.getvalue(), stderr.getvalue(), out, home())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    ray_local: None, make_shards: object, denoise_store: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ran]:
+    """A run of `denoise`, and of `jpeg` whose shards are damaged, in a home of its own."""
+    make_shards("jpeg", store=denoise_store, shards=2)
+    for path in Path(denoise_store.removeprefix("file://")).glob("jpeg/pool/train-*.tar"):
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"RIFF", b"RUFF"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KGT_HOME", str(tmp_path_factory.mktemp("home")))
+        yield command(denoise_store, tmp_path_factory.mktemp("runs") / "a run", "task=[denoise,jpeg]")
+
+
+@pytest.fixture
+def same_home(undisturbed: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The home that the undisturbed run used."""
+    monkeypatch.setenv("KGT_HOME", str(undisturbed.home))
+
+
+def test_one_failing_task_leaves_the_others_running(undisturbed: Ran) -> None:
+    assert undisturbed.code == 1
+    rows = {line.split()[0]: line for line in undisturbed.stdout.splitlines() if line.strip()}
+    assert "kgt-denoise version 1" in rows["denoise"]
+    assert "registered as challenger" in rows["denoise"]
+    assert "failed: ShardError" in rows["jpeg"]
+    assert "Traceback" in undisturbed.stderr
+    assert f"step {STEPS}/{STEPS}" in undisturbed.stderr
+    assert not (undisturbed.out / "jpeg" / "result.json").exists()
+
+
+def test_every_step_is_logged_with_its_k_below_n(undisturbed: Ran) -> None:
+    losses, drawn = undisturbed.history("loss"), undisturbed.history("k")
+    assert [step for step, _ in losses] == list(range(1, STEPS + 1))
+    assert [k for _, k in drawn] == [neighbours(step, topk="random", seed=SEED) for step in range(STEPS)]
+    nodes = preset("kgt-tiny", "denoise").window ** 2
+    assert all(k in RANDOM_TOPK and of_nodes(int(k), nodes) < nodes for _, k in drawn)
+    assert losses[-1][1] < losses[0][1]
+
+
+@pytest.mark.usefixtures("same_home")
+def test_a_finished_task_is_a_registered_model_with_its_lineage(undisturbed: Ran, denoise_store: str) -> None:
+    version = tracking.get_alias("denoise", "challenger")
+    manifest = versions.current(open_store(denoise_store), "denoise")
+    assert version.tags["dataset"] == f"denoise/{manifest.version}"
+    assert version.tags["dataset_digest"] == manifest.digest
+    assert version.tags["git_commit"]
+    assert "kgt-denoise: denoising" in version.description
+    params, metrics, tags = tracking.run_data(version.run_id)
+    assert params["dataset_digest"] == manifest.digest
+    assert json.loads(params["deepspeed"])["train_batch_size"] == 4
+    assert metrics["val_psnr"] > metrics["val_input_psnr"] == pytest.approx(20.17, abs=0.5)
+    assert tags["mlflow.parentRunId"] == version.tags["parent_run"]
+    assert f"kgt-denoise-v{version.version}" in versions.pins(open_store(denoise_store), "denoise")[manifest.version]
+    folder = undisturbed.out / "denoise"
+    assert load_weights(folder / "weights.safetensors")[1]["task"] == "denoise"
+    with Image.open(folder / "before-after.png") as picture:
+        assert picture.size == (3 * 48, 4 * 48)
+
+
+@pytest.mark.usefixtures("same_home")
+def test_a_finished_run_says_so(undisturbed: Ran, denoise_store: str) -> None:
+    again = command(denoise_store, undisturbed.out, "task=denoise")
+    assert again.code == 0
+    assert "finished before" in again.stdout
+    assert "kgt-denoise version 1" in again.stdout
+
+
+class Killer(threading.Thread):
+    """Kills a training worker, as the kernel would, when the checkpoint of each of the steps is committed."""
+
+    def __init__(self, out: Path, steps: list[int]) -> None:
+        super().__init__(daemon=True)
+        self.markers = [out / "denoise" / "checkpoints" / f"{step:08d}" / checkpoint.MARKER for step in steps]
+        self.killed = 0
+        self.start()
+
+    def run(self) -> None:
+        for marker in self.markers:
+            while not marker.exists():
+                time.sleep(0.005)
+            ours = psutil.Process().children(recursive=True)
+            [*_, last] = (process for process in ours if "RayTrainWorker" in "".join(process.cmdline()))
+            last.kill()
+            self.killed += 1
+
+
+@pytest.mark.usefixtures("mlflow_database")
+def test_killed_workers_change_nothing(undisturbed: Ran, denoise_store: str, out: Path) -> None:
+    """The first loss is mended by the run itself, the second by the same command; all numbers are the same."""
+    killer = Killer(out, [6, 12])
+    first = command(denoise_store, out, "task=denoise", "max_failures=1")
+    assert first.code == 1
+    assert "starting again from the last checkpoint" in first.stderr
+    assert "failed: a worker process died" in first.stdout
+    second = command(denoise_store, out, "task=denoise", "max_failures=1")
+    assert (second.code, killer.killed) == (0, 2)
+    assert second.history("loss") == undisturbed.history("loss")
+
+
+@pytest.mark.slow
+def test_everything_may_lie_in_s3(make_shards: object, s3_bucket: str, root: Path, tmp_path: Path) -> None:
+    """In a process of its own, whose Ray has the AWS variables, started elsewhere than in the checkout."""
+    store, out = make_shards("denoise", store=f"s3://{s3_bucket}/shards"), f"s3://{s3_bucket}/runs/one"
+    ran = subprocess.run(
+        [sys.executable, root / "training" / "run.py", "task=denoise", f"store={store}", f"out={out}", *SETTINGS],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    keys = list(open_store(out).list("denoise/"))
+    assert "denoise/result.json" in keys
+    assert f"denoise/checkpoints/{STEPS:08d}/{checkpoint.MARKER}" in keys
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_machine_too_small_says_what_it_has(denoise_store: str, out: Path) -> None:
+    ran = command(denoise_store, out, "task=denoise", "workers=4")
+    assert ran.code == 2
+    assert "need 4 CPUs, and this machine has 2 CPUs" in ran.stderr
+    assert not out.exists()
+
+
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path: Path, out: Path) -> None:
+    ran = command(f"file://{tmp_path}/empty", out, "task=sr")
+    assert ran.code == 2
+    assert ran.stderr.startswith("error: no shards for sr")
+    assert ran.stderr.count("\n") == 1
+    assert not out.exists()

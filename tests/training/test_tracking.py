@@ -1,0 +1,104 @@
+"""MLflow: the embedded store, metrics, the registry, and a model that can be used from it."""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+from kgt.config import preset
+from kgt.errors import UserError
+from kgt.home import tracking_uri
+from kgt.model import KGT
+from kgt.registry import fetch
+from kgt.weights import load_weights, save_weights
+from training import tracking
+from training.tracking import MetricLog
+
+pytestmark = pytest.mark.usefixtures("mlflow_database")
+
+
+def register(folder: Path, task: str, run: str) -> str:
+    weights = folder / "weights.safetensors"
+    save_weights(KGT(preset("kgt-tiny", task)), weights, metadata={"task": task})
+    return tracking.register(task, run, weights, tags={"dataset": f"{task}/v000001"}, card="# A card")
+
+
+def test_the_embedded_store_is_under_the_home(kgt_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tracking.start_run("parent")
+    note = kgt_home / "note.txt"
+    note.write_text("x")
+    tracking.log_artifact(run, note)
+    assert (kgt_home / "mlflow.db").exists()
+    assert list((kgt_home / "artifacts").rglob("note.txt"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_children_know_their_parent_and_runs_are_taken_up_again() -> None:
+    parent = tracking.start_run("parent", tags={"a": "b"})
+    child = tracking.start_run("child", parent=parent)
+    assert tracking.run_data(child)[2]["mlflow.parentRunId"] == parent
+    tracking.end_run(child, "FAILED")
+    assert tracking.start_run("child", resume=child) == child
+    assert tracking.start_run("child", resume="0" * 32) != "0" * 32
+    tracking.log_params(child, {"lr": 1})
+    tracking.log_params(child, {"lr": 2, "steps": 3})
+    assert tracking.run_data(child)[0] == {"lr": "1", "steps": "3"}
+
+
+def test_replayed_steps_are_logged_once() -> None:
+    run = tracking.start_run("run")
+    log = MetricLog(run, every=1)
+    for step in [1, 2, 3, 4, 3, 4, 5]:
+        log.add({"step": step, "loss": step / 3, "psnr": float("nan")})
+    log.flush()
+    again = MetricLog(run, every=1)
+    for step in [4, 5, 6]:
+        again.add({"step": step, "loss": step / 3})
+    again.flush()
+    history = mlflow.MlflowClient(tracking_uri()).get_metric_history(run, "loss")
+    assert [(point.step, point.value) for point in history] == [(step, step / 3) for step in range(1, 7)]
+    assert "psnr" not in tracking.run_data(run)[1]
+
+
+def test_only_every_nth_step_is_logged() -> None:
+    run = tracking.start_run("run")
+    log = MetricLog(run, every=3)
+    for step in range(1, 11):
+        log.add({"step": step, "loss": 1.0})
+    log.flush()
+    assert tracking.last_step(run, "loss") == 9
+
+
+def test_a_registered_version_is_a_model_of_images(tmp_path: Path, rng: np.random.Generator) -> None:
+    run = tracking.start_run("run")
+    assert register(tmp_path, "denoise", run) == "1"
+    assert register(tmp_path, "denoise", run) == "2"
+    tracking.set_alias("denoise", "challenger", "2")
+    version = tracking.get_alias("denoise", "challenger")
+    assert (str(version.version), version.tags["dataset"], version.description) == ("2", "denoise/v000001", "# A card")
+    mlflow.set_tracking_uri(tracking_uri())
+    served = mlflow.pyfunc.load_model("models:/kgt-denoise@challenger")
+    images = rng.integers(0, 256, (2, 20, 24, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(served.predict(images), images)  # an untrained model returns its input
+
+
+def test_the_library_fetches_the_weights_of_a_registered_version(tmp_path: Path) -> None:
+    register(tmp_path, "demosaic", tracking.start_run("run"))
+    tracking.set_alias("demosaic", "challenger", "1")
+    _, metadata = load_weights(fetch("models:/kgt-demosaic@challenger"))
+    assert metadata["task"] == "demosaic"
+
+
+def test_an_alias_that_is_not_there_is_none(tmp_path: Path) -> None:
+    assert tracking.get_alias("sr", "champion") is None
+    register(tmp_path, "jpeg", tracking.start_run("run"))
+    assert tracking.get_alias("jpeg", "champion") is None
+
+
+def test_a_server_that_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):
+        tracking.open_tracking()

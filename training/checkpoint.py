@@ -1,0 +1,120 @@
+"""Checkpoints in the run's own store prefix: every rank writes its part, and a marker, written last, commits them.
+
+    <task>/checkpoints/00000500/0/mp_rank_00_model_states.pt   rank 0's part (DeepSpeed's files), and so on by rank
+    <task>/checkpoints/00000500/COMMITTED.json                 the step, the data's state, every file's size and SHA-256
+
+A checkpoint without its marker does not exist. One with it is whole: each file is checked on loading.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.storage import Missing, Store
+
+MARKER = "COMMITTED.json"
+
+Gather = Callable[[Any], list[Any] | None]
+"""Collects one object of every rank, in order, on rank 0; None elsewhere."""
+
+
+class CheckpointError(RuntimeError):
+    """A committed checkpoint is not what was committed."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a checkpoint."""
+
+    key: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The marker: steps done, what else the run needs to go on (plain JSON), the files."""
+
+    step: int
+    state: dict[str, Any]
+    parts: tuple[Part, ...]
+
+
+def save(
+    store: Store, prefix: str, step: int, folder: Path, state: dict[str, Any], *, rank: int, gather: Gather
+) -> None:
+    """Put this rank's files (all below `folder`) into the store; rank 0 commits when every rank has.
+
+    Every rank calls it. `state` is rank 0's.
+    """
+    base = _folder(prefix, step)
+    mine = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        part = Part(f"{base}/{rank}/{path.relative_to(folder).as_posix()}", path.stat().st_size, digest)
+        store.put(part.key, path, sha256=digest)
+        mine.append(part)
+    parts = gather(mine)
+    if parts is not None:
+        marker = Checkpoint(step, state, tuple(part for rank_parts in parts for part in rank_parts))
+        store.put(f"{base}/{MARKER}", json.dumps(asdict(marker), sort_keys=True).encode())
+
+
+def latest(store: Store, prefix: str) -> Checkpoint | None:
+    """The committed checkpoint of the highest step, if there is one."""
+    steps = committed(store, prefix)
+    return read(store, prefix, steps[-1]) if steps else None
+
+
+def read(store: Store, prefix: str, step: int) -> Checkpoint:
+    """The marker of that step. Raises CheckpointError if it is not one."""
+    key = f"{_folder(prefix, step)}/{MARKER}"
+    try:
+        found = json.loads(store.get(key))
+        return Checkpoint(found["step"], found["state"], tuple(Part(**part) for part in found["parts"]))
+    except (Missing, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{store.url}/{key} is no marker of a checkpoint: {error}") from error
+
+
+def committed(store: Store, prefix: str) -> list[int]:
+    """The steps of the committed checkpoints, ascending."""
+    keys = store.list(f"{prefix}/checkpoints/")
+    return sorted(int(key.split("/")[-2]) for key in keys if key.endswith(f"/{MARKER}"))
+
+
+def fetch(store: Store, checkpoint: Checkpoint, folder: Path) -> None:
+    """Copy all files, the ranks' together, into `folder`. Raises CheckpointError where one was altered."""
+    for part in checkpoint.parts:
+        try:
+            data = store.get(part.key)
+        except Missing as error:
+            raise CheckpointError(_spoilt(store, part, "is gone")) from error
+        if len(data) != part.bytes or hashlib.sha256(data).hexdigest() != part.sha256:
+            raise CheckpointError(_spoilt(store, part, "is not what was committed"))
+        path = folder / part.key.split("/checkpoints/")[1].split("/", 2)[2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def prune(store: Store, prefix: str, keep: int) -> None:
+    """Remove all but the newest `keep` committed checkpoints, and whatever older ones were never committed."""
+    steps = committed(store, prefix)
+    for step in steps[:-keep]:
+        store.delete(f"{_folder(prefix, step)}/{MARKER}")  # first: without it the rest does not exist
+    oldest = steps[-keep:][0] if steps else 0
+    for key in list(store.list(f"{prefix}/checkpoints/")):
+        if int(key.removeprefix(f"{prefix}/checkpoints/").split("/")[0]) < oldest:
+            store.delete(key)
+
+
+def _folder(prefix: str, step: int) -> str:
+    return f"{prefix}/checkpoints/{step:08d}"
+
+
+def _spoilt(store: Store, part: Part, how: str) -> str:
+    folder = "/".join(part.key.split("/")[: part.key.split("/").index("checkpoints") + 2])
+    return f"{store.url}/{part.key} {how}: delete {store.url}/{folder} to go on from the checkpoint before it"

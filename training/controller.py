@@ -1,0 +1,195 @@
+"""Divides the cluster among the tasks: side by side where there is room, else one after another.
+
+One that fails stops no other.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from kgt.errors import UserError
+from kgt.home import home, tracking_uri
+from pipelines import cluster
+from pipelines.storage import open_store
+from training import jobs, remote, tracking
+from training.config import deepspeed_config
+from training.display import Display
+from training.plan import Job
+
+POLL_SECONDS = 0.3
+
+
+@dataclass
+class Outcome:
+    """How one task ended: with its result (see `finish`), found finished before (`kept`) or not; or failed, and why."""
+
+    task: str
+    result: dict[str, Any] | None = None
+    kept: bool = False
+    reason: str = ""
+    trace: str = ""
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where workers leave their records, and what else they have to say, until the driver collects them."""
+
+    def __init__(self) -> None:
+        self._news: list[tuple[str, dict[str, float] | str]] = []
+
+    def push(self, task: str, records: list[dict[str, float]]) -> None:
+        """Records of a task's steps."""
+        self._news += [(task, record) for record in records]
+
+    def say(self, task: str, what: str) -> None:
+        """A change of state."""
+        self._news.append((task, what))
+
+    def drain(self) -> list[tuple[str, dict[str, float] | str]]:
+        """Everything since the last call."""
+        news, self._news = self._news, []
+        return news
+
+
+def run(todo: Sequence[Job]) -> list[Outcome]:
+    """Train, validate and register every task; how each one ended. A finished one is left as it is.
+
+    Raises UserError before anything is started or written.
+    """
+    results = {job.task: jobs.read_result(job.config) for job in todo}
+    fresh = [job for job in todo if results[job.task] is None]
+    outcomes = {task: Outcome(task, result, kept=True) for task, result in results.items() if result}
+    if fresh:
+        cluster.connect()
+        for url in (fresh[0].config.out, fresh[0].plan.store, tracking_uri()):
+            cluster.refuse_local_state(url)
+        slots = _slots(fresh[0])
+        jobs.commit(fresh)
+        outcomes |= {outcome.task: outcome for outcome in _Controller(fresh, slots).run()}
+    return [outcomes[job.task] for job in todo]
+
+
+class _Controller:
+    """One run on a connected cluster. Every task has a thread here, which only waits for Ray."""
+
+    def __init__(self, todo: Sequence[Job], slots: int) -> None:
+        self._todo = todo
+        self._room = threading.Semaphore(slots)
+        self._stop = threading.Event()
+        self._board = Board.remote()
+        self._parent, self._runs, self._lineage = _open_runs(todo)
+        self._logs = {job.task: tracking.MetricLog(self._runs[job.task], job.config.log_every) for job in todo}
+        self._display = Display(
+            {job.task: job.config.steps for job in todo}, {job.task: job.config.batch_size for job in todo}
+        )
+
+    def run(self) -> list[Outcome]:
+        """How every task ended."""
+        with self._display, ThreadPoolExecutor(len(self._todo)) as pool:
+            futures = {job.task: pool.submit(self._run_task, job) for job in self._todo}
+            try:
+                while not all(future.done() for future in futures.values()):
+                    time.sleep(POLL_SECONDS)
+                    self._collect()
+                self._collect()
+            except BaseException:  # the threads wait for Ray: without it they end
+                self._stop.set()
+                ray.shutdown()
+                raise
+        outcomes = [_outcome(task, future) for task, future in futures.items()]
+        for outcome in outcomes:
+            self._logs[outcome.task].flush()
+            tracking.end_run(self._runs[outcome.task], "FINISHED" if outcome.result else "FAILED")
+        tracking.end_run(self._parent, "FINISHED" if all(outcome.result for outcome in outcomes) else "FAILED")
+        return outcomes
+
+    def _run_task(self, job: Job) -> dict[str, Any]:
+        """One task from start to registration; its result."""
+        config = job.config
+        if open_store(config.out).head(f"{job.task}/weights.safetensors") is None:
+            with self._room:
+                if self._stop.is_set():
+                    raise remote.TaskFailed("interrupted")
+                self._display.say(job.task, "starting")
+                ray.get(_remote(remote.fit, num_cpus=0).remote(job, self._board))
+        self._display.say(job.task, "validating and registering")
+        finish = _remote(remote.finish, num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker)
+        return ray.get(finish.remote(job, self._runs[job.task], self._lineage))
+
+    def _collect(self) -> None:
+        for task, news in ray.get(self._board.drain.remote()):
+            if isinstance(news, str):
+                self._display.say(task, news)
+            else:
+                self._display.update(task, news)
+                self._logs[task].add(news)
+
+
+def _remote(function: Any, **resources: float) -> Any:
+    """A Ray task with the driver's state, wherever it runs; and told its cluster, as a machine may have several."""
+    environment = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "KGT_HOME": str(home())}
+    environment |= {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI",) if name in os.environ}
+    if len(cluster.nodes()) == 1:  # nobody preempts a single machine and leaves its Ray running
+        environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+    return ray.remote(function).options(runtime_env={"env_vars": environment}, max_retries=0, **resources)
+
+
+def _open_runs(todo: Sequence[Job]) -> tuple[str, dict[str, str], dict[str, str]]:
+    """(parent MLflow run, each task's run, what models are tagged with). An interrupted run's are taken up again."""
+    tracking.open_tracking()
+    config = todo[0].config
+    lineage = {"git_commit": tracking.git_commit(), "run": config.name}
+    parent = tracking.start_run(config.name, resume=jobs.read_parent(config), tags=lineage)
+    jobs.write_parent(config, parent)
+    lineage |= {"parent_run": parent}
+    runs = {}
+    for job in todo:
+        record = jobs.read_record(job.config)
+        name = f"{config.name}/{job.task}"
+        runs[job.task] = tracking.start_run(name, resume=record.get("mlflow_run"), parent=parent, tags=lineage)
+        jobs.write_record(job.config, record | {"mlflow_run": runs[job.task]})
+        settings = job.config.identity() | {"workers": config.workers, "streams": job.plan.streams}
+        data = {"dataset_version": job.version, "dataset_digest": job.digest, "dataset_store": job.plan.store}
+        engine = {"deepspeed": json.dumps(deepspeed_config(job.config))}
+        tracking.log_params(
+            runs[job.task], settings | data | engine | {"model_config": json.dumps(job.model.to_dict())}
+        )
+    return parent, runs, lineage
+
+
+def _outcome(task: str, future: Future[dict[str, Any]]) -> Outcome:
+    error = future.exception()
+    if error is None:
+        return Outcome(task, future.result())
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, remote.TaskFailed):
+        return Outcome(task, reason=cause.reason, trace=cause.trace)
+    if isinstance(cause, UserError):
+        return Outcome(task, reason=str(cause))
+    if isinstance(error, RayError):
+        return Outcome(task, reason=remote.first_line(cause), trace=str(error))
+    raise error
+
+
+def _slots(job: Job) -> int:
+    """How many tasks the cluster holds at once. Raises UserError where this machine is too small for a single one."""
+    config, has = job.config, ray.cluster_resources()
+    room = int(has.get("CPU", 0) // (config.workers * config.cpus_per_worker))
+    if config.gpus_per_worker:
+        room = min(room, int(has.get("GPU", 0) // config.workers))
+    if not room and len(cluster.nodes()) == 1:
+        needs = f"{config.workers * config.cpus_per_worker} CPUs"
+        needs += f" and {config.workers} GPUs" if config.gpus_per_worker else ""
+        raise UserError(
+            f"workers={config.workers} of cpus_per_worker={config.cpus_per_worker} need {needs}, and this machine has "
+            f"{has.get('CPU', 0):.0f} CPUs and {has.get('GPU', 0):.0f} GPUs: use fewer workers"
+        )
+    return max(1, room)  # a cluster may grow

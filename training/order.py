@@ -1,0 +1,98 @@
+"""Which sample comes when: a pure function of a few integers, so that a run can stop anywhere and go on exactly.
+
+There are V virtual streams. Every epoch deals all shards to the streams anew; a stream reads its shards whole, one
+after another, through a shuffle buffer, and is endless. Sample g of the run, counted over whole (global) batches, is
+the next one of stream g mod V. A worker of W takes the streams v ≡ rank (mod W). So where W divides V and the batch,
+the very same batches come out for every number of workers, and no two workers read the same shard in one epoch.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from kgt.errors import UserError
+
+_ROUND = (48, 24, 12, 6, 4, 3, 2, 1)
+"""Stream counts with many divisors; more would only cut the shuffle buffer into smaller pieces."""
+
+Place = tuple[int, int]
+"""A sample: (index of its shard in the manifest, its index in the shard)."""
+
+
+def choose_streams(shards: int, workers: int, wanted: int = 0) -> int:
+    """V: `wanted`, or (0) the largest round number that gives every stream a shard and every worker as many streams.
+
+    Raises UserError where the shards do not reach for the workers, or `wanted` does not divide among them.
+    """
+    if shards < workers:
+        raise UserError(
+            f"{shards} shard{'s' if shards != 1 else ''} cannot feed {workers} workers, as no two read the same one: "
+            f"use workers={shards}, or make more shards (pipelines/synthesize.py shards_min={workers})"
+        )
+    if not wanted:
+        return next((count for count in _ROUND if count <= shards and count % workers == 0), workers)
+    if wanted > shards:
+        raise UserError(f"streams={wanted}: there are {shards} shards, and every stream needs one")
+    if wanted % workers:
+        fitting = ", ".join(str(count) for count in range(1, wanted + 1) if wanted % count == 0)
+        raise UserError(f"workers={workers} cannot share {wanted} streams evenly: use workers of {fitting}")
+    return wanted
+
+
+def rng_of(*names: object) -> np.random.Generator:
+    """A generator that is a function of the names alone."""
+    digest = hashlib.blake2b(":".join(map(str, names)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest)))
+
+
+def stream_shards(shards: int, streams: int, stream: int, seed: int, epoch: int) -> list[int]:
+    """The shards that one stream reads in one epoch, in order. Over the streams: every shard once."""
+    return rng_of("shards", seed, epoch).permutation(shards)[stream::streams].tolist()
+
+
+def epoch_order(
+    sizes: Sequence[int], streams: int, stream: int, seed: int, epoch: int, buffer: int
+) -> tuple[list[int], list[Place]]:
+    """(shards in reading order, samples in the order they are given out) of one stream's epoch.
+
+    sizes: samples of every shard. buffer: how many samples the stream may hold back to shuffle them.
+    """
+    shards = stream_shards(len(sizes), streams, stream, seed, epoch)
+    rng = rng_of("shuffle", seed, epoch, stream)
+    held: list[Place] = []
+    out: list[Place] = []
+    for place in ((shard, index) for shard in shards for index in range(sizes[shard])):
+        held.append(place)
+        if len(held) >= buffer:
+            out.append(_take(held, rng))
+    while held:
+        out.append(_take(held, rng))
+    return shards, out
+
+
+def locate(sizes: Sequence[int], streams: int, stream: int, seed: int, position: int) -> tuple[int, int]:
+    """(epoch, samples given out before in that epoch) of the stream's sample number `position`, counted from 0."""
+    epoch = 0
+    while True:
+        length = sum(sizes[shard] for shard in stream_shards(len(sizes), streams, stream, seed, epoch))
+        if position < length:
+            return epoch, position
+        position -= length
+        epoch += 1
+
+
+def share(start: int, stop: int, rank: int, workers: int) -> range:
+    """The samples g in [start, stop) that worker `rank` of `workers` makes. `start` is a multiple of `workers`."""
+    return range(start + rank, stop, workers)
+
+
+def consumed(samples: int, streams: int) -> list[int]:
+    """How many samples each stream has given out when the run has used `samples` in all."""
+    return [(samples - stream + streams - 1) // streams for stream in range(streams)]
+
+
+def _take(held: list[Place], rng: np.random.Generator) -> Place:
+    chosen = int(rng.integers(len(held)))
+    held[chosen], held[-1] = held[-1], held[chosen]
+    return held.pop()

@@ -1,0 +1,42 @@
+"""Trains one KGT a task, from a version of shards to a registered model.
+
+    python training/run.py task=all
+    python training/run.py task=denoise model=kgt-u steps=300000 batch_size=32 patch=128 workers=8 gpus_per_worker=1
+    python training/run.py task=[sr,jpeg] store=s3://bucket/shards out=s3://bucket/runs/first
+
+Stopped at any moment, the same command goes on from the last checkpoint. Exit code: 0, 1 where a task failed, 2 for a
+mistake in the command.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from kgt.errors import UserError
+from training.config import read_configs
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run; the exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        configs = read_configs(argv, __doc__)
+        from training import controller, jobs, summary
+
+        outcomes = controller.run(jobs.prepare(configs))
+        summary.show(configs[0], outcomes)
+        return 0 if all(outcome.result for outcome in outcomes) else 1
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

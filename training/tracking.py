@@ -1,0 +1,252 @@
+"""Everything MLflow: runs, metrics, the registry. The only module of `training/` that imports it.
+
+One experiment, `kgt`. Without MLFLOW_TRACKING_URI everything is embedded: SQLite and artifacts under KGT_HOME.
+"""
+
+import logging
+import math
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import numpy as np
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import ErrorCode
+from mlflow.types import Schema, TensorSpec
+
+from kgt.errors import UserError
+from kgt.home import home, tracking_uri
+
+EXPERIMENT = "kgt"
+ROOT = Path(__file__).resolve().parents[1]
+
+# MLflow sets its own levels while it is imported.
+for _logger in ("mlflow.store.db.utils", "alembic.runtime.migration", "mlflow.tracking.fluent", "mlflow.models.model"):
+    logging.getLogger(_logger).setLevel(logging.ERROR)
+
+_BATCH = 900
+"""Metrics of one request; MLflow takes a thousand."""
+
+SEND_SECONDS = 5.0
+
+logger = logging.getLogger("training")
+
+
+def model_name(task: str) -> str:
+    """The registered model of a task."""
+    return f"kgt-{task}"
+
+
+def open_tracking() -> str:
+    """The experiment's id; database and experiment are created where they are missing.
+
+    Called once in the driver before anything else runs: several processes must not migrate a new database at once.
+    Raises UserError where the server cannot be reached.
+    """
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        experiment = _client().get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return experiment.experiment_id
+        # A server places artifacts itself; by default the embedded store would put them under the working directory.
+        location = f"file://{home() / 'artifacts'}" if "MLFLOW_TRACKING_URI" not in os.environ else None
+        return _client().create_experiment(EXPERIMENT, artifact_location=location)
+    except MlflowException as error:
+        raise UserError(f"MLflow at {uri} does not answer as it should: {str(error).splitlines()[0]}") from error
+
+
+def start_run(
+    name: str, *, resume: str | None = None, parent: str | None = None, tags: Mapping[str, str] | None = None
+) -> str:
+    """A new run's id, or `resume` itself, set to running again, where that run is still known."""
+    client = _client()
+    if resume is not None and _exists(resume):
+        client.update_run(resume, status="RUNNING")
+        return resume
+    described = {"mlflow.runName": name, **({"mlflow.parentRunId": parent} if parent else {}), **(tags or {})}
+    return client.create_run(open_tracking(), tags=described).info.run_id
+
+
+def end_run(run: str, status: str = "FINISHED") -> None:
+    """status: FINISHED, FAILED or KILLED."""
+    _client().set_terminated(run, status=status)
+
+
+def log_params(run: str, params: Mapping[str, Any]) -> None:
+    """Log settings. Those of a resumed run that are there already are left as they are."""
+    known = _client().get_run(run).data.params
+    fresh = [Param(name, str(value)[:6000]) for name, value in params.items() if name not in known]
+    _client().log_batch(run, params=fresh)
+
+
+def log_metrics(run: str, records: Iterable[Mapping[str, float]]) -> None:
+    """Log records, each with its `step` and metrics by name. Metrics that are not finite are left out."""
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(name, float(value), now, int(record["step"]))
+        for record in records
+        for name, value in record.items()
+        if name != "step" and math.isfinite(value)
+    ]
+    for start in range(0, len(metrics), _BATCH):
+        _client().log_batch(run, metrics=metrics[start : start + _BATCH])
+
+
+class MetricLog:
+    """A run's metrics, sent in batches. A step that was logged before (a replay after a lost worker) is left out.
+
+    While MLflow does not answer, records are kept and sent later; what is left at the end is lost, and said so.
+    """
+
+    def __init__(self, run: str, every: int) -> None:
+        """every: steps between logged ones."""
+        self._run, self._every = run, every
+        self._last = last_step(run, "loss")
+        self._records: list[dict[str, float]] = []
+        self._sent = time.monotonic()
+
+    def add(self, record: Mapping[str, float]) -> None:
+        """One step's figures and its `step`."""
+        if record["step"] <= self._last:
+            return
+        self._last = int(record["step"])
+        if self._last % self._every == 0:
+            self._records.append(dict(record))
+        if time.monotonic() - self._sent > SEND_SECONDS:
+            self._send()
+
+    def flush(self) -> None:
+        """Send the rest."""
+        self._send()
+        if self._records:
+            logger.error(
+                "MLflow does not answer: the metrics of %d steps of run %s are lost", len(self._records), self._run
+            )
+
+    def _send(self) -> None:
+        self._sent = time.monotonic()
+        try:
+            log_metrics(self._run, self._records)
+            self._records = []
+        except MlflowException as error:
+            logger.warning("MLflow does not answer (%s): metrics are kept for later", str(error).splitlines()[0])
+
+
+def last_step(run: str, metric: str) -> int:
+    """The highest step that has the metric; 0 if none has."""
+    return max((point.step for point in _client().get_metric_history(run, metric)), default=0)
+
+
+def set_tags(run: str, tags: Mapping[str, str]) -> None:
+    """Tags of a run."""
+    _client().log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def log_artifact(run: str, path: Path, folder: str | None = None) -> None:
+    """Copy a file to the run's artifacts."""
+    _client().log_artifact(run, str(path), folder)
+
+
+def run_data(run: str) -> tuple[dict[str, str], dict[str, float], dict[str, str]]:
+    """A run's (params, last metrics, tags)."""
+    data = _client().get_run(run).data
+    return dict(data.params), dict(data.metrics), dict(data.tags)
+
+
+def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], card: str) -> str:
+    """Log the weights as a pyfunc that takes and returns images, and register it; the version's number.
+
+    weights: a safetensors file; it lies at `artifacts/weights.safetensors` of the model. card: markdown, the version's
+    description.
+    """
+    mlflow.set_tracking_uri(tracking_uri())
+    images = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
+    with warnings.catch_warnings(), mlflow.start_run(run_id=run):
+        warnings.filterwarnings("ignore", module="mlflow")
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"weights": str(weights)},
+            code_paths=[str(ROOT / "kgt")],
+            pip_requirements=["numba", "numpy", "pillow", "safetensors", "torch"],
+            signature=ModelSignature(_input_schema(task) or images, images),
+        )
+    client = _client()
+    try:
+        client.create_registered_model(model_name(task))
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(ErrorCode.RESOURCE_ALREADY_EXISTS):
+            raise
+    version = client.create_model_version(
+        model_name(task), info.model_uri, run_id=run, tags=dict(tags), description=card, model_id=info.model_id
+    )
+    return str(version.version)
+
+
+def set_alias(task: str, alias: str, version: str) -> None:
+    """Point the alias at the version."""
+    _client().set_registered_model_alias(model_name(task), alias, version)
+
+
+def get_alias(task: str, alias: str) -> ModelVersion | None:
+    """The version that the alias points at; None where there is no such alias, or no such model."""
+    try:
+        return _client().get_model_version_by_alias(model_name(task), alias)
+    except MlflowException as error:
+        missing = (ErrorCode.RESOURCE_DOES_NOT_EXIST, ErrorCode.INVALID_PARAMETER_VALUE)
+        if error.error_code in [ErrorCode.Name(code) for code in missing]:
+            return None
+        raise
+
+
+def set_version_tags(task: str, version: str, tags: Mapping[str, str]) -> None:
+    """Tags of a registered version."""
+    for name, value in tags.items():
+        _client().set_model_version_tag(model_name(task), version, name, value)
+
+
+def git_commit() -> str:
+    """The commit of the checkout, with `-dirty` where it was changed since; `unknown` outside one."""
+    ask = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@cache
+def _client_of(uri: str) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(uri)
+
+
+def _client() -> mlflow.MlflowClient:
+    return _client_of(tracking_uri())
+
+
+def _exists(run: str) -> bool:
+    try:
+        return _client().get_run(run).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(ErrorCode.RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise
+
+
+def _input_schema(task: str) -> Schema | None:
+    """`demosaic` takes mosaics, one channel; all other tasks colour images."""
+    return Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]) if task == "demosaic" else None

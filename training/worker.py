@@ -1,0 +1,191 @@
+"""What one Ray Train worker runs: engine, steps, checkpoints. Reports go to the controller's board."""
+
+import dataclasses
+import logging
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import safetensors.torch
+import torch
+import torch.distributed as dist
+
+from kgt.errors import UserError
+from kgt.model import KGT
+from kgt.weights import save_weights
+from pipelines.storage import Store, open_store
+from training import checkpoint
+from training.data import Prefetcher, batches
+from training.ema import Ema
+from training.engine import DeepSpeedEngine
+from training.losses import LOSSES
+from training.order import consumed
+from training.plan import Job
+from training.remote import NotFinite
+from training.schedule import learning_rate, neighbours
+from training.step import StepOutcome, train_step
+
+REPORT_SECONDS = 1.0
+WEIGHTS = "weights.safetensors"
+
+logging.getLogger("botocore").setLevel(logging.WARNING)  # Ray Train shows workers' INFO lines
+logger = logging.getLogger("training")
+
+
+def train(loop: dict[str, Any]) -> None:
+    """Ray Train's loop: from the last committed checkpoint, or the start, to the last step and its weights in store.
+
+    loop: `job` and `board`, an actor with `push(task, records)`.
+    """
+    job: Job = loop["job"]
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(job.config.cpus_per_worker)
+    state = _State(job, rank)
+    state.resume()
+    reporter = _Reporter(job, loop["board"]) if rank == 0 else None
+    if state.step < job.config.steps:
+        loader = Prefetcher(batches(job.plan, rank=rank, workers=workers, step=state.step))
+        try:
+            while state.step < job.config.steps:
+                _step(job, state, loader, reporter)
+                if state.step % job.config.checkpoint_every == 0 or state.step == job.config.steps:
+                    if reporter:
+                        reporter.flush()  # a resumed run would not report these steps again
+                    state.save()
+        finally:
+            loader.close()
+    if rank == 0:
+        state.save_weights()
+        reporter.flush()
+    dist.barrier()
+
+
+class _State:
+    """What a checkpoint holds: weights, optimizer, average, counters."""
+
+    def __init__(self, job: Job, rank: int) -> None:
+        self.job = job
+        self.rank = rank
+        self.store: Store = open_store(job.config.out)
+        self.device = ray.train.torch.get_device()
+        torch.manual_seed(job.config.seed)
+        self.engine = DeepSpeedEngine(KGT(job.model).to(self.device), job.config)
+        self.ema = Ema(self.engine.model, job.config.ema)
+        self.step = 0
+        self.skipped = 0
+        self.skipped_in_row = 0
+
+    def resume(self) -> None:
+        """Go on from the last committed checkpoint, the same on every rank."""
+        found = [checkpoint.latest(self.store, self.job.task) if self.rank == 0 else None]
+        dist.broadcast_object_list(found)
+        if found[0] is None:
+            return
+        state = found[0].state
+        if state["digest"] != self.job.digest:
+            raise checkpoint.CheckpointError(
+                f"step {found[0].step} was trained on manifest {state['digest']}, not the pinned one"
+            )
+        if self.job.config.zero and state["workers"] != dist.get_world_size():
+            raise UserError(
+                f"the checkpoint of step {found[0].step} was made by {state['workers']} workers, and with "
+                f"zero={self.job.config.zero} only as many can go on: use workers={state['workers']}"
+            )
+        with tempfile.TemporaryDirectory(prefix="kgt-resume-") as folder:
+            checkpoint.fetch(self.store, found[0], Path(folder))
+            self.engine.load(Path(folder))
+            self.ema.load(safetensors.torch.load_file(Path(folder) / "ema.safetensors"), state["ema_updates"])
+        self.step, self.skipped, self.skipped_in_row = found[0].step, state["skipped"], state["skipped_in_row"]
+
+    def save(self) -> None:
+        """Write a checkpoint, every rank its part, and remove old ones."""
+        config, plan = self.job.config, self.job.plan
+        state = {
+            "digest": self.job.digest,
+            "workers": dist.get_world_size(),
+            "consumed": consumed(self.step * plan.batch_size, plan.streams),
+            "ema_updates": self.ema.updates,
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+        }
+        with tempfile.TemporaryDirectory(prefix="kgt-checkpoint-") as folder:
+            self.engine.save(Path(folder))
+            if self.rank == 0:
+                safetensors.torch.save_file(self.ema.shadow, Path(folder) / "ema.safetensors")
+            checkpoint.save(self.store, self.job.task, self.step, Path(folder), state, rank=self.rank, gather=_gather)
+        if self.rank == 0:
+            checkpoint.prune(self.store, self.job.task, config.keep)
+
+    def save_weights(self) -> None:
+        """The averaged weights as the run's result."""
+        model = KGT(self.job.model)
+        model.load_state_dict(self.ema.shadow)
+        with tempfile.TemporaryDirectory(prefix="kgt-weights-") as folder:
+            path = Path(folder) / WEIGHTS
+            save_weights(model, path, metadata={"task": self.job.task})
+            self.store.put(f"{self.job.task}/{WEIGHTS}", path)
+
+
+class _Reporter:
+    """Collects a record a step and sends them on about once a second."""
+
+    def __init__(self, job: Job, board: Any) -> None:
+        self._job = job
+        self._board = board
+        self._records: list[dict[str, float]] = []
+        self._sent = time.monotonic()
+
+    def add(self, step: int, outcome: StepOutcome, **more: float) -> None:
+        """One step's figures. PSNR is of the training batch, in dB."""
+        psnr = -10 * math.log10(outcome.mse) if 0 < outcome.mse < math.inf else math.nan
+        self._records.append({"step": step, "psnr": psnr, **dataclasses.asdict(outcome), **more})
+        if time.monotonic() - self._sent >= REPORT_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what there is, and see it arrive."""
+        ray.get(self._board.push.remote(self._job.task, self._records))
+        self._records, self._sent = [], time.monotonic()
+
+
+def _step(job: Job, state: _State, loader: Prefetcher, reporter: _Reporter | None) -> None:
+    config, started = job.config, time.perf_counter()
+    batch = next(loader)
+    k = neighbours(state.step, topk=config.topk, seed=config.seed)
+    rate = learning_rate(state.step, peak=config.lr, steps=config.steps, warmup=config.warmup)
+    outcome = train_step(
+        state.engine,
+        batch.degraded.to(state.device, non_blocking=True),
+        batch.clean.to(state.device, non_blocking=True),
+        k=k,
+        rate=rate,
+        loss=LOSSES[config.loss],
+    )
+    if outcome.applied:
+        state.ema.update()
+        state.skipped_in_row = 0
+    else:
+        state.skipped += 1
+        state.skipped_in_row += 1
+        logger.warning("%s: step %d skipped: loss %s or its gradient is not finite", job.task, state.step, outcome.loss)
+    state.step += 1
+    if reporter is not None:
+        seconds = time.perf_counter() - started
+        reporter.add(state.step, outcome, k=k, lr=rate, skipped=state.skipped, wait=loader.waited, seconds=seconds)
+    if state.skipped_in_row >= config.max_skipped:
+        raise NotFinite(
+            f"{state.skipped_in_row} steps in a row gave a loss or gradient that is not finite "
+            f"(last loss {outcome.loss}, k={k}, lr={rate:.3g}): a lower lr= or clip= may help"
+        )
+
+
+def _gather(value: Any) -> list[Any] | None:
+    parts: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, parts)
+    return parts
