@@ -1,0 +1,60 @@
+"""The demo's own claims. That it runs from end to end is `make demo` itself, and `test_demo_end_to_end` (slow)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infra import demo
+from kgt.config import neighbours, preset
+from kgt.graph import draw_topk
+from kgt.tasks import TASKS
+from training.config import read_configs
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_training_step_is_sparse_at_the_finest_level(task: str) -> None:
+    """k < N: an attention that is dense in truth would make the demo a demo of something else."""
+    [config] = read_configs([*demo.TRAINING[1:], f"task={task}"], usage="")
+    model = preset(config.model, task, 2 if task == "sr" else 1)
+    nodes = min(model.window, config.patch) ** 2
+    drawn = {neighbours(draw_topk(config.seed, step), nodes) for step in range(config.steps)}
+    assert max(drawn) < nodes
+    assert len(drawn) > 1
+
+
+def test_what_is_shown_is_held_out() -> None:
+    held_out = {path.name for path in demo.sample_photographs("val")}
+    assert set(demo.SHOWN) == set(TASKS)
+    assert set(demo.SHOWN.values()) <= held_out
+    assert len(held_out) >= 5
+
+
+def test_the_sheet_has_a_row_a_task_and_shows_the_pictures(rng: np.random.Generator) -> None:
+    clean = rng.integers(0, 256, (300, 320, 3), dtype=np.uint8)
+    small = clean[::2, ::2]
+    sheet = demo.contact_sheet([("a", clean, clean, clean), ("b", clean, small, clean)])
+    middle = clean[22 : 22 + demo.CELL, 32 : 32 + demo.CELL]
+    found = [
+        (sheet[top : top + demo.CELL, left : left + demo.CELL] == middle).all()
+        for top in (30, 30 + demo.CELL + 30)
+        for left in (8, 8 + demo.CELL + 8, 8 + 2 * (demo.CELL + 8))
+    ]
+    assert found == [True, True, True, True, False, True]
+
+
+@pytest.mark.slow
+def test_demo_end_to_end(root: Path, kgt_home: Path) -> None:
+    command = [sys.executable, root / "infra" / "demo.py"]
+    done = subprocess.run(command, cwd=root, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reports = {task: json.loads((kgt_home / "reports" / f"{task}.json").read_text()) for task in TASKS}
+    assert reports["denoise"]["psnr"] - reports["denoise"]["input_psnr"] >= 3
+    assert reports["jpeg"]["psnr"] - reports["jpeg"]["input_psnr"] >= 0.1
+    assert all(report["rows"][0]["images"] >= 5 for report in reports.values())
+    assert (kgt_home / "demo" / "restored.png").exists()
+    assert "mlflow ui" in done.stdout
