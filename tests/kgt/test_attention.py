@@ -131,7 +131,8 @@ def test_attention_follows_a_permutation_of_the_nodes() -> None:
 
 
 @pytest.mark.parametrize("name", ["dense", "gather"])
-def test_gradients_in_float64(name: str) -> None:
+def test_gradients_in_float64(name: str, threads: None) -> None:
+    torch.set_num_threads(1)  # thousands of calls too small to share
     leaves, graph = problem((2, 3), 3, d=3, windows=2)
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     assert torch.autograd.gradcheck(lambda *leaves: attention(list(leaves), graph, name), exact)
@@ -210,6 +211,8 @@ def test_the_dispatcher_says_what_it_chose_and_why() -> None:
     assert choose("cpu", torch.float32, 1024, 64).name == "sparse"
     assert "64 of 1024" in choose("cpu", torch.float32, 1024, 64).reason
     assert choose("cpu", torch.float64, 1024, 64).name == "dense"
+    assert [choose("cpu", torch.float32, 64, k).name for k in (8, 32, 33, 64)] == ["sparse", "sparse", "dense", "dense"]
+    assert choose("cpu", torch.float32, 256, 256).name == "sparse"
     assert choose("cuda", torch.float32, 1024, 64).name == "dense"
     with forced("gather"):
         assert choose("cpu", torch.float32, 1024, 64).reason == "forced"

@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,6 +16,15 @@ from kgt.tasks import TASKS
 U = KGTConfig("u", 8, (1, 2, 1), (1, 2, 2), refinement=1, window=4)
 COLUMNAR = KGTConfig("columnar", 8, (1, 1), (2, 2), upsampler=8, window=4, scale=2, baseline="bicubic")
 DEMOSAIC = KGTConfig("u", 8, (1, 1), (1, 2), window=4, in_channels=1, baseline="malvar")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The models here are too small to share among threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def trained(config: KGTConfig) -> KGT:
@@ -71,7 +81,7 @@ def test_a_fresh_model_is_its_baseline_and_every_weight_learns(config: KGTConfig
 
 
 @given(st.integers(1, 23), st.integers(1, 23))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_size_is_restored(height: int, width: int) -> None:
     for config in (U, COLUMNAR, DEMOSAIC):
         out = SIZES[config](torch.rand(1, config.in_channels, height, width))
