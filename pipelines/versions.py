@@ -247,7 +247,7 @@ def _pointer(store: Store, task: str) -> dict[str, str] | None:
         return {name: str(pointer[name]) for name in ("version", "manifest_sha256")}
     except Missing:
         return None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{store.url}/{task}/CURRENT is damaged: delete it, and run synthesize.py again") from error
 
 

@@ -76,7 +76,7 @@ def read(store: Store, prefix: str, step: int) -> Checkpoint:
     try:
         found = json.loads(store.get(key))
         return Checkpoint(found["step"], found["state"], tuple(Part(**part) for part in found["parts"]))
-    except (Missing, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (Missing, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{store.url}/{key} is no marker of a checkpoint: {error}") from error
 
 

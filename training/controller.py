@@ -82,7 +82,7 @@ class _Controller:
 
     def __init__(self, todo: Sequence[Job], slots: int) -> None:
         self._todo = todo
-        self._room = threading.Semaphore(slots)
+        self._slots = slots
         self._stop = threading.Event()
         self._board = Board.remote()
         self._parent, self._runs, self._lineage = _open_runs(todo)
@@ -93,8 +93,13 @@ class _Controller:
 
     def run(self) -> list[Outcome]:
         """How every task ended."""
-        with self._display, ThreadPoolExecutor(len(self._todo)) as pool:
-            futures = {job.task: pool.submit(self._run_task, job) for job in self._todo}
+        with (
+            self._display,
+            ThreadPoolExecutor(len(self._todo)) as finishing,
+            ThreadPoolExecutor(self._slots) as training,
+        ):
+            trained = {job.task: training.submit(self._train, job) for job in self._todo}
+            futures = {job.task: finishing.submit(self._finish, job, trained[job.task]) for job in self._todo}
             try:
                 while not all(future.done() for future in futures.values()):
                     time.sleep(POLL_SECONDS)
@@ -103,6 +108,10 @@ class _Controller:
             except BaseException:  # the threads wait for Ray: without it they end
                 self._stop.set()
                 ray.shutdown()
+                for task, run in self._runs.items():
+                    self._logs[task].flush()
+                    tracking.end_run(run, "KILLED")
+                tracking.end_run(self._parent, "KILLED")
                 raise
         outcomes = [_outcome(task, future) for task, future in futures.items()]
         for outcome in outcomes:
@@ -111,17 +120,20 @@ class _Controller:
         tracking.end_run(self._parent, "FINISHED" if all(outcome.result for outcome in outcomes) else "FAILED")
         return outcomes
 
-    def _run_task(self, job: Job) -> dict[str, Any]:
-        """One task from start to registration; its result."""
-        config = job.config
-        if open_store(config.out).head(f"{job.task}/weights.safetensors") is None:
-            with self._room:
-                if self._stop.is_set():
-                    raise remote.TaskFailed("interrupted")
-                self._display.say(job.task, "starting")
-                ray.get(_remote(remote.fit, num_cpus=0).remote(job, self._board))
+    def _train(self, job: Job) -> None:
+        """From the start, or where it was, to weights in the run's folder."""
+        if self._stop.is_set():
+            raise remote.TaskFailed("interrupted")
+        if open_store(job.config.out).head(f"{job.task}/weights.safetensors") is None:
+            self._display.say(job.task, "starting")
+            ray.get(_remote(remote.fit, num_cpus=0).remote(job, self._board))
+
+    def _finish(self, job: Job, trained: Future[None]) -> dict[str, Any]:
+        """From weights to a registered version, while the next task may train already; the task's result."""
+        trained.result()
         self._display.say(job.task, "validating and registering")
-        finish = _remote(remote.finish, num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker)
+        resources = {"num_cpus": job.config.cpus_per_worker, "num_gpus": job.config.gpus_per_worker}
+        finish = _remote(remote.finish, **resources)
         return ray.get(finish.remote(job, self._runs[job.task], self._lineage))
 
     def _collect(self) -> None:

@@ -62,4 +62,5 @@ class Display:
         return f"loss {record['loss']:.4f}, {record['psnr']:.2f} dB, k {record['k']}, {rate:.1f} pairs/s, {clock} left"
 
     def _print(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")  # at once: two tasks' threads may speak together
+        sys.stderr.flush()

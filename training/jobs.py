@@ -140,5 +140,5 @@ def _read_json(store: Store, key: str) -> dict[str, Any] | None:
         return json.loads(store.get(key))
     except Missing:
         return None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{store.url}/{key} is damaged: remove it, or give another out=") from error

@@ -9,7 +9,8 @@ import os
 import subprocess
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -174,9 +175,8 @@ def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], car
     weights: a safetensors file; it lies at `artifacts/weights.safetensors` of the model. card: markdown, the version's
     description.
     """
-    mlflow.set_tracking_uri(tracking_uri())
     images = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
-    with warnings.catch_warnings(), mlflow.start_run(run_id=run):
+    with _our_uri(), warnings.catch_warnings(), mlflow.start_run(run_id=run):
         warnings.filterwarnings("ignore", module="mlflow")
         info = mlflow.pyfunc.log_model(
             name="model",
@@ -192,9 +192,10 @@ def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], car
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(ErrorCode.RESOURCE_ALREADY_EXISTS):
             raise
-    version = client.create_model_version(
-        model_name(task), info.model_uri, run_id=run, tags=dict(tags), description=card, model_id=info.model_id
-    )
+    with _our_uri():  # to resolve the model's own address it asks the global one
+        version = client.create_model_version(
+            model_name(task), info.model_uri, run_id=run, tags=dict(tags), description=card, model_id=info.model_id
+        )
     return str(version.version)
 
 
@@ -227,6 +228,18 @@ def git_commit() -> str:
         return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+@contextmanager
+def _our_uri() -> Iterator[None]:
+    """MLflow's fluent functions use our store. `mlflow.set_tracking_uri` would leave it in the environment for good."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
 
 
 @cache

@@ -1,5 +1,6 @@
 """MLflow: the embedded store, metrics, the registry, and a model that can be used from it."""
 
+import os
 from pathlib import Path
 
 import mlflow
@@ -71,14 +72,17 @@ def test_only_every_nth_step_is_logged() -> None:
     assert tracking.last_step(run, "loss") == 9
 
 
-def test_a_registered_version_is_a_model_of_images(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_a_registered_version_is_a_model_of_images(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tracking.start_run("run")
     assert register(tmp_path, "denoise", run) == "1"
     assert register(tmp_path, "denoise", run) == "2"
     tracking.set_alias("denoise", "challenger", "2")
     version = tracking.get_alias("denoise", "challenger")
     assert (str(version.version), version.tags["dataset"], version.description) == ("2", "denoise/v000001", "# A card")
-    mlflow.set_tracking_uri(tracking_uri())
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri())
     served = mlflow.pyfunc.load_model("models:/kgt-denoise@challenger")
     images = rng.integers(0, 256, (2, 20, 24, 3), dtype=np.uint8)
     np.testing.assert_array_equal(served.predict(images), images)  # an untrained model returns its input
