@@ -42,11 +42,11 @@ TRAINING = (
     "topk=random",
     "workers=2",
 )
-REPORTED = {"denoise": {"sigma": 25}, "jpeg": {"quality": 10}, "sr": {"scale": 2}}
+REPORTED = {"denoise": {"sigma": 25}, "jpeg": {"quality": 10}, "weather": {"kind": "rain"}, "sr": {"scale": 2}}
 """What the figures are measured at; training draws from the whole ranges."""
 
 SHOWN = {
-    "deblur": "rocket.jpg",
+    "deblur": "chelsea.png",
     "jpeg": "astronaut.png",
     "denoise": "chelsea.png",
     "weather": "coffee.png",
@@ -95,7 +95,7 @@ def main() -> int:
 def run(command: Sequence[str]) -> int:
     """Print and run a command of the project; its output and progress go straight to the terminal."""
     console.print(f"$ {shlex.join(command)}", style="bold", soft_wrap=True)
-    program = {"python": [sys.executable], "kgt": [sys.executable, "-m", "kgt.cli"]}[command[0]]
+    program = {"python": [sys.executable], "kgt": [Path(sys.executable).with_name("kgt")]}[command[0]]
     return subprocess.run([*program, *command[1:]], cwd=ROOT, check=False).returncode
 
 
@@ -115,19 +115,19 @@ def degrade(task: str) -> tuple[np.ndarray, Path]:
 
 
 def contact_sheet(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """(label, clean, degraded, restored) a row; the middle of each picture, the degraded one enlarged to its place."""
+    """Two entries of (label, clean, degraded, restored) a line: the middle of each, enlarged to the clean one."""
     gap, line = 8, 22
+    width, height = 3 * CELL + 3 * gap, CELL + line + gap
     font = ImageFont.load_default(15)
-    sheet = Image.new("RGB", (3 * CELL + 4 * gap, len(rows) * (CELL + line + gap) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
+    sheet = Image.new("RGB", (2 * width + gap, -(-len(rows) // 2) * height + gap), "white")
     for index, (label, *pictures) in enumerate(rows):
-        top = gap + index * (CELL + line + gap)
-        draw.text((gap, top), f"{label}:   clean   |   degraded   |   restored", "black", font)
-        height, width = pictures[0].shape[:2]
+        left, top = gap + index % 2 * width, gap + index // 2 * height
+        ImageDraw.Draw(sheet).text((left, top), f"{label}:   clean   |   degraded   |   restored", "black", font)
+        size = pictures[0].shape[1::-1]
+        x, y = ((side - CELL) // 2 for side in size)
         for column, pixels in enumerate(pictures):
-            image = Image.fromarray(to_rgb(pixels)).resize((width, height), Image.Resampling.NEAREST)
-            left, upper = (width - CELL) // 2, (height - CELL) // 2
-            sheet.paste(image.crop((left, upper, left + CELL, upper + CELL)), (gap + column * (CELL + gap), top + line))
+            image = Image.fromarray(to_rgb(pixels)).resize(size, Image.Resampling.NEAREST)
+            sheet.paste(image.crop((x, y, x + CELL, y + CELL)), (left + column * (CELL + gap), top + line))
     return np.asarray(sheet)
 
 
@@ -139,16 +139,11 @@ def summary(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     for name in ("model", "verdict", "because"):
         table.add_column(name, overflow="fold")
     for task, report in reports.items():
-        row = report["rows"][0]
-        table.add_row(
-            task,
-            f"{row['setting']}, {row['images']} photographs",
-            f"{report['input_psnr']:.2f} dB",
-            f"{report['psnr']:.2f} dB",
-            f"kgt-{task} v{report['version']}",
-            report["verdict"],
-            report["reason"],
-        )
+        measured = "; ".join(f"{row['setting']}, {row['images']} photographs" for row in report["rows"][:1])
+        figures = (report["input_psnr"], report["psnr"])
+        decibels = ("-" if figure is None else f"{figure:.2f} dB" for figure in figures)  # none for a refused model
+        model = f"kgt-{task} v{report['version']}"
+        table.add_row(task, measured, *decibels, model, report["verdict"], report["reason"])
     return table
 
 

@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; 1 if some pictures of a folder could not be restored; 2 after a mistake of the user's."""
+    """Returns 0; 1 if some pictures of a folder failed; 2 after a mistake of the user's; 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         if argv and argv[0][0:1] != "-" and argv[0] not in COMMANDS:
@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: finished pictures are whole, no other was written", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -162,7 +162,7 @@ def _tiling(size: tuple[int, int], tile: int | None, overlap: int | None) -> tup
     if tile is None:
         tile = max(size) if size[0] * size[1] <= WHOLE_PIXELS else TILE
     side = _up(tile)
-    shared = _up(min(OVERLAP, tile // 4) if overlap is None else overlap)
+    shared = max(GRID, _up(min(OVERLAP, tile // 4))) if overlap is None else _up(overlap)
     if not GRID <= shared <= max(side // 2, GRID):
         raise UserError(f"overlap={overlap}: must lie in [{GRID}, {side // 2}], half the tile")
     return side, shared

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kgt.errors import UserError
+from pipelines.storage import Unavailable
 
 ROOT = Path(__file__).resolve().parents[1]
 _EXCLUDES = [".git", ".venv", "docs", "*.egg-info", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"]
+
+# Seconds before a row is tried again whose store did not answer: outages of some minutes are survived.
+_PAUSES = (5.0, 15.0, 45.0, 60.0)
 
 # From which level on Ray Data's loggers are heard: the progress is ours, and that its bars are off was our choice.
 _CHATTER = {
@@ -59,7 +64,8 @@ def each_row(
 ) -> Iterator[dict[str, Any]]:
     """`function` of every row by Ray Data, in the order in which the results come. `alone`: every row is its own task.
 
-    A task that its machine lost is run again. A UserError in a task is raised as it was.
+    A task that its machine lost is run again, and a row whose store did not answer tried again, after a pause, a few
+    times. A UserError in a task is raised as it was.
     """
     connect()
     for name, level in _CHATTER.items():
@@ -95,9 +101,12 @@ def refuse_local_state(url: str) -> None:
             "start `mlflow server` where all of them reach it and set MLFLOW_TRACKING_URI"
         )
     folder = Path(url.removeprefix("file://"))
-    folder.mkdir(parents=True, exist_ok=True)
     token = folder / f".seen-{secrets.token_hex(8)}"
-    token.touch()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        token.touch()
+    except OSError as error:
+        raise UserError(f"{url} cannot be written: {error.strerror} ({error.filename})") from error
     try:
         asked = [
             ray.remote(os.path.exists)
@@ -118,7 +127,8 @@ def refuse_local_state(url: str) -> None:
 class _Packed:
     """`function` on rows that travel pickled: Arrow need not find them a common type.
 
-    A UserError is an answer here. Raised, Ray Data would log its trace at length before it reached anyone.
+    A UserError is an answer here. Raised, Ray Data would log its trace at length before it reached anyone; and Ray
+    would run a raised Unavailable again at once, when the store is hardly back.
     """
 
     def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -126,6 +136,15 @@ class _Packed:
 
     def __call__(self, packed: dict[str, bytes]) -> dict[str, bytes]:
         try:
-            return {"row": pickle.dumps(self.function(pickle.loads(packed["row"])))}
+            return {"row": pickle.dumps(self._patiently(pickle.loads(packed["row"])))}
         except UserError as error:
             return {"row": pickle.dumps(error)}
+
+    def _patiently(self, row: dict[str, Any]) -> dict[str, Any]:
+        for pause in _PAUSES:
+            try:
+                return self.function(row)
+            except Unavailable as error:
+                logging.getLogger(__name__).warning("%s; trying again in %g s", error, pause)
+                time.sleep(pause)
+        return self.function(row)

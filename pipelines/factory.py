@@ -124,12 +124,7 @@ def run(options: Options, *, renew: bool, keep: int | None = None) -> None:
         _say_rejects(console, seen, len(sources), "")
     elif jobs:
         _make(console, store, jobs, seen, images)
-        _say_rejects(
-            console,
-            seen,
-            len(sources),
-            f"{store.url}/{versions.rejects_key(jobs[0].task, versions.version_name(jobs[0].epoch))}",
-        )
+        _say_rejects(console, seen, len(sources), f"{store.url}/{_rejects_key(jobs[0], seen)}")
     if keep is not None and not options.plan_only:
         for recipe in recipes:
             pruned = versions.prune(store, recipe.task, keep)
@@ -180,13 +175,14 @@ def _publish(store: Store, job: Job, entries: dict[str, ShardEntry], seen: Surve
             "fingerprint": images,
             "images": len(seen.images),
             "rejects": dict(sorted(Counter(reject.reason for reject in seen.rejects).items())),
+            "rejects_key": _rejects_key(job, seen),
         },
         shards=ordered,
         statistics={split: _statistics([entry for entry in ordered if entry.split == split]) for split in SPLITS},
     )
     if job.previous and job.previous.identity == job.identity:
         _compare(job.previous, manifest)
-    store.put(versions.rejects_key(job.task, manifest.version), _jsonl(seen.rejects))
+    store.put(_rejects_key(job, seen), _jsonl(seen.rejects))  # first: a published manifest names no missing file
     versions.publish(store, manifest)
     return manifest
 
@@ -219,6 +215,10 @@ def _compare(live: Manifest, new: Manifest) -> None:
                 f"{new.task} {new.version} has a mean input PSNR of {now['input_psnr']:.2f} dB in {split}, "
                 f"{live.version} {old['input_psnr']:.2f} dB, which is no chance: not published"
             )
+
+
+def _rejects_key(job: Job, seen: Survey) -> str:
+    return versions.rejects_key(job.task, versions.version_name(job.epoch), _jsonl(seen.rejects))
 
 
 def _jsonl(rejects: Sequence[Reject]) -> bytes:

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kgt.errors import UserError
-from pipelines.storage import Absent, Condition, Conflict, Matches, Missing, Stat
+from pipelines.storage import Absent, Condition, Conflict, Matches, Missing, Stat, check_key
 
 _USERS = {
     errno.EACCES,
@@ -24,8 +23,11 @@ _USERS = {
     errno.EEXIST,
     errno.ENAMETOOLONG,
     errno.ENOTSUP,
+    errno.ENOENT,
+    errno.ELOOP,
+    errno.EIO,
+    errno.ESTALE,
 }
-_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")  # never out of the folder
 _TEMPORARY = ".tmp"
 _LOCK = ".lock"
 
@@ -85,7 +87,7 @@ class FileStore:
     def list(self, prefix: str) -> Iterator[str]:
         """See Store."""
         found = []
-        for folder, folders, files in os.walk(self.root / prefix):
+        for folder, folders, files in os.walk(self.root / prefix, onerror=self._unlisted):
             folders[:] = [name for name in folders if not name.startswith(".")]
             found += [
                 Path(folder, name).relative_to(self.root).as_posix() for name in files if not name.startswith(".")
@@ -100,9 +102,7 @@ class FileStore:
             raise self._trouble("written", error) from error
 
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
-            raise ValueError(f"not a key: {key!r}")
-        return self.root / key
+        return self.root / check_key(key)
 
     @contextmanager
     def _spooled(self, data: bytes | Path) -> Iterator[Path]:
@@ -130,6 +130,10 @@ class FileStore:
             if not path.exists() or _etag(path.stat()) != condition.etag:
                 raise Conflict(f"{path} was changed by another writer")
             os.replace(spooled, path)
+
+    def _unlisted(self, error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # else what cannot be read would look empty
+            raise self._trouble("read", error) from error
 
     def _trouble(self, done: str, error: OSError) -> Exception:
         if error.errno in _USERS:

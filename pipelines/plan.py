@@ -138,18 +138,27 @@ def identity(recipe: Recipe, sources: str) -> str:
 
 
 def split_images(images: Sequence[Image], val_fraction: float) -> dict[Split, list[Image]]:
-    """The images of each side, by the source's own word or else by a hash of the digest: an image never changes sides.
+    """The images of each side, by the source's own word or else by a hash of the digest, whatever others there are.
 
-    With two images or more, each side has at least one (the one whose hash is nearest, if need be).
+    A side that would be empty gets one image that the source says nothing of, the one whose hash is nearest; with more
+    images that one may be back on its own side. Raises UserError if no image is left to train on.
     """
     ordered = sorted(images, key=lambda image: _lot(image))
     sides: dict[Split, list[Image]] = {"train": [], "val": []}
     for image in ordered:
         sides[image.split or ("val" if _lot(image) < val_fraction else "train")].append(image)
-    if len(images) > 1 and not sides["val"]:
-        sides["val"].append(sides["train"].pop(0))
+    free = [image for image in ordered if image.split is None]
+    if len(images) > 1 and not sides["val"] and free:
+        sides["train"].remove(free[0])
+        sides["val"].append(free[0])
     if not sides["train"]:
-        sides["train"].append(sides["val"].pop())
+        if not free:
+            raise UserError(
+                f"every image used ({len(images)}) is one that the source holds out, none is left to train on: "
+                "raise limit, or take a source with more images"
+            )
+        sides["val"].remove(free[-1])
+        sides["train"].append(free[-1])
     return {side: sorted(members, key=lambda image: image.digest) for side, members in sides.items()}
 
 

@@ -54,7 +54,7 @@ class Meter:
         now = time.monotonic()
         if self._bar:
             self._bar.update(self._row, completed=self.done, rate=self._rate())
-        elif now - self._said >= _PLAIN_SECONDS:
+        elif self.done < self.total and now - self._said >= _PLAIN_SECONDS:  # the last line is said on leaving
             self._said = now
             self._say()
 

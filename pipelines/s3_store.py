@@ -14,27 +14,39 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     ResponseStreamingError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.exceptions import ReadTimeoutError as BodyTimeoutError
 
 from kgt.errors import UserError
-from pipelines.storage import Absent, Condition, Conflict, Matches, Missing, Stat
+from pipelines.storage import Absent, Condition, Conflict, Matches, Missing, Stat, Unavailable, check_key
 
 _ATTEMPTS = 5  # with botocore's doubling pauses: about eight seconds of refusals
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _CONFLICT = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+_BUSY = {"SlowDown", "RequestTimeout", "429"}  # beside every 5xx
 _CUT_OFF = (ResponseStreamingError, IncompleteReadError, BodyTimeoutError)
 
 
 @functools.cache
 def _client(attempts: int = _ATTEMPTS) -> Any:
-    """This process's client: botocore's must not be shared with a fork or sent to another process."""
+    """This process's client: botocore's must not be shared with a fork or sent to another process.
+
+    Raises UserError for environment variables or a configuration file that describe none.
+    """
     retries = {"max_attempts": attempts, "mode": "standard"}
-    return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+    try:
+        return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+    except (BotoCoreError, ValueError) as error:
+        raise UserError(
+            f"no S3 client can be set up: {' '.join(str(error).split())}; "
+            "check AWS_PROFILE and AWS_ENDPOINT_URL (it begins with http:// or https://)"
+        ) from error
 
 
 class S3Store:
@@ -51,11 +63,15 @@ class S3Store:
             return stream.read()
 
     def open(self, key: str) -> BinaryIO:
-        """See Store. A connection lost on the way is taken up again where it broke."""
+        """See Store. A connection lost on the way is taken up again where it broke.
+
+        Reading takes any key: those of source images are not ours.
+        """
         return io.BufferedReader(_Body(self, key), 1 << 20)
 
     def put(self, key: str, data: bytes | Path, *, condition: Condition = None, sha256: str | None = None) -> str:
         """See Store."""
+        check_key(key)
         if sha256 is None:
             sha256 = _sha256(data)
         arguments: dict[str, Any] = {
@@ -72,6 +88,7 @@ class S3Store:
 
     def head(self, key: str) -> Stat | None:
         """See Store."""
+        check_key(key)
         try:
             with self._trouble(key):
                 found = self.call("head_object", key)
@@ -90,6 +107,7 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """See Store."""
+        check_key(key)
         with self._trouble(key):
             self.call("delete_object", key)
 
@@ -110,13 +128,16 @@ class S3Store:
                 raise Missing(f"{self.url}/{key}") from error
             if code in _CONFLICT:
                 raise Conflict(f"{self.url}/{key} was changed by another writer") from error
-            raise UserError(
+            busy = code in _BUSY or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+            raise (Unavailable if busy else UserError)(
                 f"store {self.url}: the endpoint says {code}: {error.response['Error'].get('Message')}"
             ) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise UserError(
                 f"store {self.url}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             ) from error
+        except (NoConnectionError, HTTPClientError, IncompleteReadError) as error:
+            raise Unavailable(f"store {self.url} does not answer: {' '.join(str(error).split())}") from error
         except BotoCoreError as error:
             raise UserError(f"store {self.url}: {' '.join(str(error).split())}") from error
 
@@ -139,7 +160,8 @@ class _Body(io.RawIOBase):
             except _CUT_OFF:
                 self._left -= 1
                 if not self._left:
-                    raise
+                    with self._store._trouble(self._key):
+                        raise
                 self._connect()
         buffer[: len(chunk)] = chunk
         self._at += len(chunk)

@@ -12,6 +12,7 @@ planes are stacked on top of each other, since Pillow has no 16-bit RGB. Values 
 Nothing that is read is trusted: only regular members of the known names, bounded in size, through these decoders.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -117,6 +118,25 @@ def read_shard(file: BinaryIO) -> Iterator[Sample]:
         sample[name] = data
     if sample:
         yield _whole(sample)
+
+
+class HashedReader(io.RawIOBase):
+    """A stream that keeps the SHA-256 of what was read from it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See io.RawIOBase."""
+        data = self._file.read(len(buffer))
+        self.sha256.update(data)
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[str, str, bytes]]:

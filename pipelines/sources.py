@@ -40,6 +40,8 @@ def list_sources(address: str, licence: str) -> list[Source]:
 
     Raises UserError if there is no such place or no image in it.
     """
+    if not address:
+        raise UserError("source is empty: write a folder, s3://bucket/folder or sample")
     if address == "sample":
         return [Source(photo.file, str(photo.path), photo.licence, photo.split) for photo in PHOTOGRAPHS]
     if address.startswith("s3://"):
@@ -54,6 +56,8 @@ def _list_bucket(address: str, licence: str) -> list[Source]:
     from pipelines.s3_store import S3Store
 
     bucket, _, folder = address.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise UserError(f"source {address}: a bucket is missing, as in s3://bucket/folder")
     prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
     names = [key for key in S3Store(bucket).list(prefix) if key.lower().endswith(_SUFFIXES)]
     if not names:

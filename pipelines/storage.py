@@ -5,6 +5,7 @@ happens or raises `Conflict`: that is all the coordination that versions need. S
 """
 
 import contextlib
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ from typing import BinaryIO, Protocol
 
 from kgt.errors import UserError
 from kgt.home import home
+
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")  # never out of the store
+
+
+class Unavailable(UserError):
+    """The store does not answer, or says that it cannot now: the one UserError that may be gone a minute later."""
 
 
 class Missing(LookupError):
@@ -51,7 +58,7 @@ class Stat:
 
 class Store(Protocol):
     """What pipelines and training need of a store. A missing object raises Missing; trouble that is the user's to mend
-    (denied, no such bucket, a refusing endpoint, a full disk) UserError."""
+    (denied, no such bucket, a full disk) UserError, and Unavailable where it may pass by itself."""
 
     url: str
 
@@ -75,6 +82,13 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if there is none."""
+
+
+def check_key(key: str) -> str:
+    """The key. Raises ValueError for one that is absolute, hidden, has `..` or signs that not every store can keep."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"not a key: {key!r}")
+    return key
 
 
 def open_store(url: str) -> Store:
@@ -106,8 +120,8 @@ def check_writable(store: Store) -> None:
     A store that ignores conditions would let two runs overwrite each other's version without a word.
     """
     key = f"probe-{secrets.token_hex(8)}"
+    etag = store.put(key, b"1", condition=Absent())
     try:
-        etag = store.put(key, b"1", condition=Absent())
         if not (_refused(store, key, Absent()) and _refused(store, key, Matches('"0"'))):
             raise UserError(
                 f"store {store.url} ignores conditional writes (If-None-Match, If-Match), so versions are not safe "

@@ -33,8 +33,12 @@ def make_shard(row: dict[str, Any]) -> dict[str, Any]:
 def finished(shard: PlannedShard, store: Store) -> ShardEntry | None:
     """The record of a shard that an earlier run completed, if the object is there in the size that the record says."""
     try:
-        entry = ShardEntry(**json.loads(store.get(pool_key(shard.recipe.task, shard.name, "json"))))
-    except (Missing, ValueError, TypeError):
+        record = store.get(pool_key(shard.recipe.task, shard.name, "json"))
+    except Missing:
+        return None
+    try:
+        entry = ShardEntry(**json.loads(record))
+    except (ValueError, TypeError):
         return None
     stat = store.head(pool_key(shard.recipe.task, shard.name))
     whole = stat is not None and stat.size == entry.bytes and stat.sha256 in (None, entry.sha256)

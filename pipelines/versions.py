@@ -2,7 +2,7 @@
 
 <task>/pool/<shard>.tar        the shards, and beside each its record <shard>.json, written when the shard is there
 <task>/versions/v000001.json   manifests, created once and never changed
-<task>/rejects/v000001.jsonl   the source images that were not used
+<task>/rejects/v000001-<digest>.jsonl   the source images that were not used; the manifest names it
 <task>/CURRENT                 which version is the newest, moved forward by compare-and-set
 <task>/pins/v000001/<name>.json   who needs an older version kept
 """
@@ -47,7 +47,8 @@ class Manifest:
     """One published version of one task's data. `epoch` is its number: the randomness that no other version has.
 
     `identity` is common to versions that differ in their randomness only; `recipe` holds what the user set; `sources`
-    the images' count and fingerprint and the rejects by reason; `statistics` a summary for each split.
+    the images' count and fingerprint, the rejects by reason and the key of their list; `statistics` a summary for each
+    split.
     """
 
     task: str
@@ -83,9 +84,9 @@ def pool_key(task: str, shard: str, suffix: str = "tar") -> str:
     return f"{task}/pool/{shard}.{suffix}"
 
 
-def rejects_key(task: str, version: str) -> str:
-    """The key of a version's list of unused source images."""
-    return f"{task}/rejects/{version}.jsonl"
+def rejects_key(task: str, version: str, rejects: bytes) -> str:
+    """The key of a version's list of unused source images. Two runs at once that differ in it have a list each."""
+    return f"{task}/rejects/{version}-{hashlib.sha256(rejects).hexdigest()[:32]}.jsonl"
 
 
 def version_name(number: int) -> str:
@@ -198,15 +199,22 @@ class Pruned:
 def prune(store: Store, task: str, keep: int) -> Pruned:
     """Remove all versions but the newest `keep`, the current one and pinned ones, then shards that none refers to.
 
-    Mark and sweep. An unreferenced shard younger than a day is left alone: it may be an unfinished run's.
+    Mark and sweep. An unreferenced shard younger than a day is left alone: it may be an unfinished run's. Raises
+    UserError, before anything is removed, if a version to be kept has no manifest: its shards would not be known.
     """
     if keep < 1:
         raise UserError(f"keep={keep}: at least one version is kept")
     versions = list_versions(store, task)
     pointer = _pointer(store, task)
-    kept = {*versions[-keep:], *pins(store, task), pointer["version"] if pointer else ""}
+    kept = {*versions[-keep:], *pins(store, task), *([pointer["version"]] if pointer else ())}
+    if lost := sorted(kept - {*versions}):
+        raise UserError(
+            f"{store.url} has no manifest of {', '.join(lost)} of {task}, which is current or pinned: "
+            "nothing is pruned; put it back, or unpin it"
+        )
     removed = [version for version in versions if version not in kept and _remove(store, task, version)]
-    used = {shard.name for version in list_versions(store, task) for shard in load(store, task, version).shards}
+    left = {*versions, *list_versions(store, task)} - {*removed}  # some may have been published meanwhile
+    used = {shard.name for version in left for shard in load(store, task, version).shards}
     names = sorted({key.rpartition("/")[2].partition(".")[0] for key in store.list(f"{task}/pool/")} - used)
     swept = sum(_sweep(store, task, name) for name in names)
     return Pruned(tuple(removed), swept, len(names) - swept)
@@ -219,7 +227,9 @@ def _remove(store: Store, task: str, version: str) -> bool:
     if version in pins(store, task):  # pinned since we looked: `pin` writes first and then looks for the manifest
         store.put(key, data, condition=Absent())
         return False
-    store.delete(rejects_key(task, version))
+    for rejects in store.list(f"{task}/rejects/"):
+        if rejects.startswith(f"{task}/rejects/{version}-"):
+            store.delete(rejects)
     return True
 
 

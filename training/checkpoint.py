@@ -4,10 +4,14 @@
     <task>/checkpoints/00000500/COMMITTED.json                 the step, the data's state, every file's size and SHA-256
 
 A checkpoint without its marker does not exist. One with it is whole: each file is checked on loading.
+
+DeepSpeed unpickles its files. It is given those alone that a marker in the run's own prefix names, below that
+checkpoint's own folder, with the SHA-256 they were committed with: who may write there may run code in the run.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +20,9 @@ from typing import Any
 from pipelines.storage import Missing, Store
 
 MARKER = "COMMITTED.json"
+
+_NAME = re.compile(r"[0-9]+(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+", re.ASCII)
+"""Of a part below the checkpoint's folder: rank, then a path without hidden or parent folders."""
 
 Gather = Callable[[Any], list[Any] | None]
 """Collects one object of every rank, in order, on rank 0; None elsewhere."""
@@ -75,9 +82,14 @@ def read(store: Store, prefix: str, step: int) -> Checkpoint:
     key = f"{_folder(prefix, step)}/{MARKER}"
     try:
         found = json.loads(store.get(key))
-        return Checkpoint(found["step"], found["state"], tuple(Part(**part) for part in found["parts"]))
-    except (Missing, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        checkpoint = Checkpoint(found["step"], found["state"], tuple(Part(**part) for part in found["parts"]))
+        strange = [part.key for part in checkpoint.parts if not _is_part(part.key, _folder(prefix, step))]
+    except (Missing, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{store.url}/{key} is no marker of a checkpoint: {error}") from error
+    if strange or checkpoint.step != step:
+        what = f"names {strange[0]!r}" if strange else f"says step {checkpoint.step}"
+        raise CheckpointError(f"{store.url}/{key} {what}, which is not of this checkpoint")
+    return checkpoint
 
 
 def committed(store: Store, prefix: str) -> list[int]:
@@ -113,6 +125,10 @@ def prune(store: Store, prefix: str, keep: int) -> None:
 
 def _folder(prefix: str, step: int) -> str:
     return f"{prefix}/checkpoints/{step:08d}"
+
+
+def _is_part(key: str, folder: str) -> bool:
+    return key.startswith(f"{folder}/") and _NAME.fullmatch(key, len(folder) + 1) is not None
 
 
 def _spoilt(store: Store, part: Part, how: str) -> str:

@@ -14,11 +14,12 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kgt.errors import UserError
 from kgt.home import home, tracking_uri
 from pipelines import cluster
-from pipelines.storage import open_store
+from pipelines.storage import check_writable, open_store
 from training import jobs, remote, tracking
 from training.config import deepspeed_config
 from training.display import Display
@@ -64,17 +65,28 @@ def run(todo: Sequence[Job]) -> list[Outcome]:
 
     Raises UserError before anything is started or written.
     """
-    results = {job.task: jobs.read_result(job.config) for job in todo}
+    results = {job.task: _finished(job) for job in todo}
     fresh = [job for job in todo if results[job.task] is None]
     outcomes = {task: Outcome(task, result, kept=True) for task, result in results.items() if result}
     if fresh:
+        tracking.open_tracking()
         cluster.connect()
         for url in (fresh[0].config.out, fresh[0].plan.store, tracking_uri()):
             cluster.refuse_local_state(url)
         slots = _slots(fresh[0])
+        check_writable(open_store(fresh[0].config.out))
         jobs.commit(fresh)
         outcomes |= {outcome.task: outcome for outcome in _Controller(fresh, slots).run()}
     return [outcomes[job.task] for job in todo]
+
+
+def _finished(job: Job) -> dict[str, Any] | None:
+    """The result of a task whose version is still registered. Another MLflow database knows nothing of it."""
+    result = jobs.read_result(job.config)
+    if result is None:
+        return None
+    tracking.open_tracking()
+    return result if tracking.version_of(job.task, result["mlflow_run"]) == result["model_version"] else None
 
 
 class _Controller:
@@ -84,7 +96,7 @@ class _Controller:
         self._todo = todo
         self._slots = slots
         self._stop = threading.Event()
-        self._board = Board.remote()
+        self._board = Board.options(scheduling_strategy=_here()).remote()
         self._parent, self._runs, self._lineage = _open_runs(todo)
         self._logs = {job.task: tracking.MetricLog(self._runs[job.task], job.config.log_every) for job in todo}
         self._display = Display(
@@ -126,14 +138,15 @@ class _Controller:
             raise remote.TaskFailed("interrupted")
         if open_store(job.config.out).head(f"{job.task}/weights.safetensors") is None:
             self._display.say(job.task, "starting")
-            ray.get(_remote(remote.fit, num_cpus=0).remote(job, self._board))
+            fit = _remote(remote.fit, num_cpus=0, scheduling_strategy=_here())
+            ray.get(fit.remote(job, self._board))
 
     def _finish(self, job: Job, trained: Future[None]) -> dict[str, Any]:
         """From weights to a registered version, while the next task may train already; the task's result."""
         trained.result()
         self._display.say(job.task, "validating and registering")
         resources = {"num_cpus": job.config.cpus_per_worker, "num_gpus": job.config.gpus_per_worker}
-        finish = _remote(remote.finish, **resources)
+        finish = _remote(remote.finish, max_retries=2, **resources)
         return ray.get(finish.remote(job, self._runs[job.task], self._lineage))
 
     def _collect(self) -> None:
@@ -145,13 +158,18 @@ class _Controller:
                 self._logs[task].add(news)
 
 
-def _remote(function: Any, **resources: float) -> Any:
+def _here() -> NodeAffinitySchedulingStrategy:
+    """On the driver's node: what its run cannot lose does not depend on other nodes."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def _remote(function: Any, *, max_retries: int = 0, **options: Any) -> Any:
     """A Ray task with the driver's state, wherever it runs; and told its cluster, as a machine may have several."""
     environment = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "KGT_HOME": str(home())}
     environment |= {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI",) if name in os.environ}
     if len(cluster.nodes()) == 1:  # nobody preempts a single machine and leaves its Ray running
         environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
-    return ray.remote(function).options(runtime_env={"env_vars": environment}, max_retries=0, **resources)
+    return ray.remote(function).options(runtime_env={"env_vars": environment}, max_retries=max_retries, **options)
 
 
 def _open_runs(todo: Sequence[Job]) -> tuple[str, dict[str, str], dict[str, str]]:
@@ -202,6 +220,6 @@ def _slots(job: Job) -> int:
         needs += f" and {config.workers} GPUs" if config.gpus_per_worker else ""
         raise UserError(
             f"workers={config.workers} of cpus_per_worker={config.cpus_per_worker} need {needs}, and this machine has "
-            f"{has.get('CPU', 0):.0f} CPUs and {has.get('GPU', 0):.0f} GPUs: use fewer workers"
+            f"{has.get('CPU', 0):.0f} CPUs and {has.get('GPU', 0):.0f} GPUs: ask for less of them"
         )
     return max(1, room)  # a cluster may grow

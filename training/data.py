@@ -1,20 +1,22 @@
 """From a version's shards to batches: webdataset reads what `order.py` plans, a thread decodes and augments ahead."""
 
+import io
 import queue
 import re
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
-import webdataset as wds
 from torch import Tensor
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from kgt.errors import UserError
-from pipelines.shards import ShardError, decode_pair
+from pipelines.shards import HashedReader, Pair, ShardError, decode_pair
 from pipelines.storage import open_store
 from training.augment import training_patch
 from training.order import Place, consumed, epoch_order, locate, rng_of, share
@@ -39,7 +41,7 @@ def batches(plan: DataPlan, *, rank: int, workers: int, step: int) -> Iterator[B
     while True:
         pairs = []
         for sample in share(start, start + plan.batch_size, rank, workers):
-            pair = decode_pair(next(readers[sample % plan.streams]))
+            pair = _decoded(next(readers[sample % plan.streams]))
             rng = rng_of("augment", plan.seed, sample)
             pairs.append(training_patch(plan.task, pair, plan.patch, rng, plan.redraw))
         start += plan.batch_size
@@ -78,24 +80,41 @@ def _read_in_order(plan: DataPlan, shards: list[int], order: list[Place]) -> Ite
             if read in wanted:
                 held[read] = sample
         yield held.pop(place)
+    for _ in incoming:  # to the end of the last shard, where its SHA-256 is compared
+        pass
 
 
 def read_shard(store: str, shard: Shard) -> Iterator[dict[str, Any]]:
-    """The samples of one shard as webdataset gives them. Raises UserError where it is not as it was published."""
+    """The samples of one shard as webdataset gives them. Raises UserError where it is not as it was published.
+
+    Its size is compared before the first sample, its SHA-256 after the last: who stops earlier has not checked it.
+    """
+    address = f"{store}/{shard.key}"
     found = open_store(store).head(shard.key)
     if found is None or found.size != shard.bytes:
         what = "is gone" if found is None else f"has {found.size} bytes, not {shard.bytes}"
-        raise UserError(f"shard {store}/{shard.key} {what}: run pipelines/datasets.py verify, or synthesize again")
-    source = wds.SimpleShardList([f"kgt:{store}#{shard.key}"])
-    return iter(wds.DataPipeline(source, wds.tarfile_to_samples(select_files=_MEMBER.fullmatch)))
+        raise _spoilt(address, what)
+    with open_store(store).open(shard.key) as file, io.BufferedReader(HashedReader(file), 1 << 20) as stream:
+        try:
+            source = [{"url": address, "stream": stream}]
+            yield from group_by_keys(tar_file_expander(source, select_files=_MEMBER.fullmatch))
+        except (tarfile.TarError, ValueError) as error:
+            raise _spoilt(address, "is not as it was published") from error
+        while stream.read(1 << 20):  # a tar ends before its file does
+            pass
+        if stream.raw.sha256.hexdigest() != shard.sha256:
+            raise _spoilt(address, "has another SHA-256 than it was published with")
 
 
-def _open_object(url: str, mode: str = "rb", bufsize: int = 0, **_: Any) -> BinaryIO:
-    store, _, key = url.removeprefix("kgt:").rpartition("#")
-    return open_store(store).open(key)
+def _decoded(sample: dict[str, Any]) -> Pair:
+    try:
+        return decode_pair(sample)
+    except ShardError as error:
+        raise _spoilt(sample["__url__"], f"is damaged ({error})") from error
 
 
-wds.gopen_schemes["kgt"] = _open_object
+def _spoilt(address: str, what: str) -> UserError:
+    return UserError(f"shard {address} {what}: run pipelines/datasets.py verify, or synthesize again")
 
 
 class Prefetcher:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from training.config import RunConfig, deepspeed_config
 
-os.environ["DS_ACCELERATOR"] = "cuda" if torch.cuda.is_available() else "cpu"
+# A job without GPUs is shown none (see fit.py).
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 import deepspeed
 import deepspeed.ops
 
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
-if not torch.cuda.is_available():
+if os.environ["DS_ACCELERATOR"] == "cpu":
     # Else a first start compiles a C++ helper (35 s, needs a compiler) that only inference's all-reduce would use.
     deepspeed.ops.__compatible_ops__ = {}
 

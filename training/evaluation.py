@@ -16,7 +16,7 @@ from kgt.atomic import write_atomically
 from kgt.errors import UserError
 from kgt.imaging import ImageError, demosaic_malvar, imresize, read_image, score
 from kgt.tasks import TASKS, Protocol, get_task
-from pipelines.degradations import DEGRADATIONS, Crop, Pair, pair_rng, settings_of, values
+from pipelines.degradations import DEGRADATIONS, Crop, Pair, demosaic, pair_rng, settings_of, values
 from pipelines.progress import Meter
 from pipelines.sources import Source, list_sources
 from training.pairing import match_pairs
@@ -77,10 +77,12 @@ def evaluate_task(
     changes = changes or {}
     if limit < 0:
         raise UserError(f"limit={limit}: a number of images is wanted, 0 for all")
+    if task == "demosaic" and model != "input":
+        demosaic.check_model_takes(settings_of(task, changes, evaluation=True))
     restorer, scale = _restorer(model, task, k, tile, device)
     _addresses(images, degraded, clean)
     if degraded:
-        sets = _ready_pairs(task, degraded, clean, changes, limit)
+        sets = _ready_pairs(task, degraded, clean, changes, limit, model, scale)
     else:
         sets = _degraded_pairs(task, images, changes, limit, model, scale)
     rows = []
@@ -140,10 +142,11 @@ def _degraded_pairs(
     if task == "sr" and scale is not None:
         settings = _at_scale(settings, scale, "scale" in changes, model)
     sources = _listed(images, limit)
+    named = {*changes, "scale"} if task == "sr" else changes  # a model without tasks.sr.scale has a scale all the same
     name = "sample" if images == "sample" else Path(images).absolute().name
     return [
         (name, label or "default", [_degrading(task, source, asked) for source in sources])
-        for label, asked in values.each(settings, changes)
+        for label, asked in values.each(settings, named)
     ]
 
 
@@ -172,7 +175,9 @@ def _degrading(task: str, source: Source, settings: Any) -> Callable[[], NamedPa
     return read
 
 
-def _ready_pairs(task: str, degraded: str, clean: str, changes: Mapping[str, Any], limit: int) -> list[Set]:
+def _ready_pairs(
+    task: str, degraded: str, clean: str, changes: Mapping[str, Any], limit: int, model: str, scale: int | None
+) -> list[Set]:
     if unused := sorted(set(changes) - ({"pattern"} if task == "demosaic" else set())):
         raise UserError(
             f"tasks.{task}.{unused[0]} changes nothing here: the images of degraded={degraded} are used as they are"
@@ -185,11 +190,13 @@ def _ready_pairs(task: str, degraded: str, clean: str, changes: Mapping[str, Any
         parameters = {"pattern": pattern}
     matched = match_pairs(_listed(degraded), _listed(clean), (degraded, clean))
     matched = matched[:limit] if limit else matched
-    readers = [_reading(task, bad, good, parameters) for bad, good in matched]
+    readers = [_reading(task, bad, good, parameters, model, scale) for bad, good in matched]
     return [("/".join(Path(clean).absolute().parts[-2:]), "pairs", readers)]
 
 
-def _reading(task: str, degraded: Source, clean: Source, parameters: dict[str, Any]) -> Callable[[], NamedPair]:
+def _reading(
+    task: str, degraded: Source, clean: Source, parameters: dict[str, Any], model: str, model_scale: int | None
+) -> Callable[[], NamedPair]:
     def read() -> NamedPair:
         low, high = _decoded(degraded, _bytes(degraded)), _decoded(clean, _bytes(clean))
         if task == "demosaic" and (low.ndim, high.ndim) != (2, 3):
@@ -201,6 +208,11 @@ def _reading(task: str, degraded: Source, clean: Source, parameters: dict[str, A
             raise UserError(
                 f"{degraded.location} is {low.shape[1]}x{low.shape[0]} and {clean.location} "
                 f"{high.shape[1]}x{high.shape[0]}: no pair for '{task}'"
+            )
+        if model_scale not in (None, scale):
+            raise UserError(
+                f"{degraded.location} is {scale} times smaller than its clean image and {model} enlarges by "
+                f"{model_scale}: name pairs of scale {model_scale}, or another model"
             )
         return degraded.name, Pair(high, low, parameters)
 

@@ -15,13 +15,14 @@ from kgt.model import KGT
 from kgt.restore import restore
 from kgt.tasks import get_task
 from kgt.weights import load_weights
-from pipelines import degradations, versions
+from pipelines import versions
+from pipelines.degradations import Pair as Degraded
 from pipelines.shards import Pair, decode_pair
 from pipelines.storage import open_store
-from pipelines.synthesis import PSNR_MOST, input_psnr
 from training import tracking
 from training.card import model_card
 from training.data import read_shard
+from training.evaluation import HIGHEST_PSNR, baseline
 from training.plan import Job
 
 SHOWN = 4
@@ -31,6 +32,8 @@ SHOWN = 4
 def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
     """Validate the weights in the run's store, log, register as `challenger`; the task's result, also written there.
 
+    Done again, it finds the version that the run has already registered.
+
     run: the task's MLflow run. lineage: what code and run the model comes from, for tags and card.
     """
     store = open_store(job.config.out)
@@ -38,7 +41,7 @@ def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
         folder = Path(name)
         weights = folder / "weights.safetensors"
         weights.write_bytes(store.get(f"{job.task}/weights.safetensors"))
-        model, _ = load_weights(weights)
+        model, _ = load_weights(weights, device="cuda" if job.config.gpus_per_worker else "cpu")
         figures, shown = _validate(job, model)
         steps = job.config.steps
         tracking.log_metrics(run, [{"step": steps, **{f"val_{name}": value for name, value in figures.items()}}])
@@ -51,7 +54,7 @@ def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
         tracking.log_artifact(run, folder / "CARD.md")
         tags = lineage | {"dataset": f"{job.task}/{job.version}", "dataset_digest": job.digest, "store": job.plan.store}
         tags |= {f"val_{name}": f"{value:.4f}" for name, value in figures.items()}
-        version = tracking.register(job.task, run, weights, tags=tags, card=card)
+        version = tracking.version_of(job.task, run) or tracking.register(job.task, run, weights, tags=tags, card=card)
         versions.pin(open_store(job.plan.store), job.task, job.version, f"{tracking.model_name(job.task)}-v{version}")
         tracking.set_alias(job.task, "challenger", version)
         for path in sorted(folder.iterdir()):
@@ -69,8 +72,9 @@ def _validate(job: Job, model: KGT) -> tuple[dict[str, float], list[np.ndarray]]
     for pair in _validation_pairs(job):
         restored = restore(model, pair.degraded, task=job.task)
         best, similarity = score(restored, pair.clean, protocol, model.config.scale)
-        before = input_psnr(job.task, degradations.Pair(pair.clean, pair.degraded, pair.meta["parameters"]))
-        rows.append((before, min(best, PSNR_MOST), similarity))
+        given = baseline(job.task, Degraded(pair.clean, pair.degraded, pair.meta["parameters"]))
+        before, _ = score(given, pair.clean, protocol, model.config.scale)
+        rows.append((min(before, HIGHEST_PSNR), min(best, HIGHEST_PSNR), similarity))
         if len(shown) < SHOWN and (not shown or shown[0].shape[1] == 3 * pair.clean.shape[1]):
             shown.append(_side_by_side(pair, restored))
     if not rows:

@@ -11,6 +11,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from pipelines.storage import Unavailable
 from training import remote
 from training.plan import Job
 
@@ -47,6 +48,8 @@ def _trainer(job: Job, board: Any) -> TorchTrainer:
         run_config=RunConfig(
             name=job.task,
             storage_path=f"{config.out.removeprefix('file://')}/ray",
+            # From the process's start: Ray leaves all GPUs visible, and looks for one before our loop begins.
+            worker_runtime_env={} if config.gpus_per_worker else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=-1),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -58,7 +61,11 @@ def _diagnose(error: TrainingFailedError) -> tuple[str, bool]:
     failures: list[BaseException] = [error]
     if isinstance(error, WorkerGroupError):
         failures = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
-    final = [failure for failure in failures if isinstance(failure, remote.FINAL)]
+    final = [
+        failure
+        for failure in failures
+        if isinstance(failure, remote.FINAL) and not isinstance(failure, Unavailable)  # a store may come back
+    ]
     if final:
         return remote.first_line(final[0]), True
     if any(isinstance(failure, RayActorError | WorkerHealthCheckFailedError) for failure in failures):

@@ -17,9 +17,9 @@ from typing import Any
 from kgt.config import KGTConfig, preset
 from kgt.errors import UserError
 from pipelines import versions
-from pipelines.degradations import settings_of
+from pipelines.degradations import DEGRADATIONS, demosaic, settings_of
 from pipelines.storage import Missing, Store, open_store
-from pipelines.versions import Manifest
+from pipelines.versions import Manifest, ShardEntry
 from training.config import RunConfig
 from training.order import choose_streams
 from training.plan import DataPlan, Job, Shard
@@ -74,18 +74,21 @@ def _prepare(config: RunConfig) -> Job:
     shards = manifest.split("train")
     streams = choose_streams(len(shards), config.workers, record["streams"] if record else config.streams)
     model = _model(config, manifest)
-    side = manifest.recipe["crop"] // model.scale
+    settings = settings_of(config.task, manifest.recipe["settings"])
+    crop = manifest.recipe["crop"]
+    side = (crop - crop % DEGRADATIONS[config.task].align(settings)) // model.scale
     if config.patch > side:
         raise UserError(
             f"patch={config.patch}: the shards of {config.task} hold degraded images of {side} pixels a side: "
             f"use patch={side} at most, or larger crops (pipelines/synthesize.py crop=…)"
         )
-    settings = settings_of(config.task, manifest.recipe["settings"])
+    if config.task == "demosaic":
+        demosaic.check_model_takes(settings)
     plan = DataPlan(
         task=config.task,
         store=store.url,
-        shards=tuple(Shard(manifest.key(shard), shard.samples, shard.bytes) for shard in shards),
-        validation=tuple(Shard(manifest.key(shard), shard.samples, shard.bytes) for shard in manifest.split("val")),
+        shards=tuple(_shard(manifest, entry) for entry in shards),
+        validation=tuple(_shard(manifest, entry) for entry in manifest.split("val")),
         streams=streams,
         seed=config.seed,
         batch_size=config.batch_size,
@@ -94,6 +97,10 @@ def _prepare(config: RunConfig) -> Job:
         redraw=settings if config.redraw else None,
     )
     return Job(config, model, plan, manifest.version, manifest.digest)
+
+
+def _shard(manifest: Manifest, entry: ShardEntry) -> Shard:
+    return Shard(manifest.key(entry), entry.samples, entry.bytes, entry.sha256)
 
 
 def _manifest(store: Store, config: RunConfig, record: dict[str, Any] | None) -> Manifest:

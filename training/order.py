@@ -21,23 +21,23 @@ Place = tuple[int, int]
 
 
 def choose_streams(shards: int, workers: int, wanted: int = 0) -> int:
-    """V: `wanted`, or (0) the largest round number that gives every stream a shard and every worker as many streams.
+    """V: `wanted`, or (0) the largest round number that gives every stream a shard, for any number of workers.
 
-    Raises UserError where the shards do not reach for the workers, or `wanted` does not divide among them.
+    Raises UserError where the shards do not reach for the workers, or V does not divide among them.
     """
+    streams = wanted or next(count for count in _ROUND if count <= shards)
+    if streams > shards:
+        raise UserError(f"streams={streams}: there are {shards} shards, and every stream needs one")
     if shards < workers:
         raise UserError(
             f"{shards} shard{'s' if shards != 1 else ''} cannot feed {workers} workers, as no two read the same one: "
-            f"use workers={shards}, or make more shards (pipelines/synthesize.py shards_min={workers})"
+            f"use workers={streams}, or make more shards (pipelines/synthesize.py shards_min={workers})"
         )
-    if not wanted:
-        return next((count for count in _ROUND if count <= shards and count % workers == 0), workers)
-    if wanted > shards:
-        raise UserError(f"streams={wanted}: there are {shards} shards, and every stream needs one")
-    if wanted % workers:
-        fitting = ", ".join(str(count) for count in range(1, wanted + 1) if wanted % count == 0)
-        raise UserError(f"workers={workers} cannot share {wanted} streams evenly: use workers of {fitting}")
-    return wanted
+    if streams % workers:
+        fitting = ", ".join(str(count) for count in range(1, streams + 1) if streams % count == 0)
+        other = "" if wanted else f", or streams={shards // workers * workers} for another order of the data"
+        raise UserError(f"workers={workers} cannot share {streams} streams evenly: use workers of {fitting}{other}")
+    return streams
 
 
 def rng_of(*names: object) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""What workers are sent: one task's training, complete and small. Standard library only."""
+"""What workers are sent: one task's training, complete and small. Loads no torch, Ray or MLflow."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +9,12 @@ from training.config import RunConfig
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard of the pinned version: its key in the store, how many samples and bytes it has."""
+    """One shard of the pinned version: its key in the store, how many samples and bytes it has, their SHA-256."""
 
     key: str
     samples: int
     bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)

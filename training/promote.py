@@ -58,6 +58,9 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: what was decided before stays decided", file=sys.stderr)
+        return 130
     if decided:
         tables.print_decisions(decided)
     for decision in decisions:

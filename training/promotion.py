@@ -77,6 +77,7 @@ def _compare(task: str, version: str, champion: str | None, how: Mapping[str, An
         rival, bar, name = [], given, "the degraded input"
     else:
         rival = evaluate_task(task, model=address(champion), **how)
+        _check_same_images(task, version, rows, champion, rival)
         bar, name = _mean([row.psnr for row in rival]), f"champion version {champion}"
     better = psnr > bar
     reason = f"{psnr:.3f} dB {'beats' if better else 'does not beat'} {bar:.3f} dB of {name} ({psnr - bar:+.3f})"
@@ -106,6 +107,21 @@ def promote(task: str, **how: Any) -> Decision:
 def report_path(task: str) -> Path:
     """Where the last decision about a task is kept."""
     return home() / "reports" / f"{task}.json"
+
+
+def _check_same_images(task: str, version: str, rows: Sequence[Row], champion: str, rival: Sequence[Row]) -> None:
+    """Raises UserError unless both were measured on the same, as models of different scales are not."""
+    measured, other = (
+        [(row.set, row.setting, [image["image"] for image in row.per_image]) for row in either]
+        for either in (rows, rival)
+    )
+    if measured != other:
+        has, had = (", ".join(setting for _, setting, _ in either) for either in (measured, other))
+        model = tracking.model_name(task)
+        raise UserError(
+            f"{model} version {version} ({has}) cannot be compared with its champion, version {champion} ({had}): "
+            f"train a challenger for {had}, or remove the alias {CHAMPION} of {model} in MLflow"
+        )
 
 
 def _mean(figures: Sequence[float]) -> float:

@@ -1,13 +1,17 @@
 """Everything MLflow: runs, metrics, the registry. The only module of `training/` that imports it.
 
-One experiment, `kgt`. Without MLFLOW_TRACKING_URI everything is embedded: SQLite and artifacts under KGT_HOME.
+One experiment, `kgt`. Without MLFLOW_TRACKING_URI everything is embedded: SQLite and artifacts under KGT_HOME. The
+artifacts lie there with any other store, too, that is not a server.
 """
 
+import hashlib
 import logging
 import math
 import os
 import subprocess
 import time
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +34,7 @@ from mlflow.types import Schema, TensorSpec
 
 from kgt.errors import UserError
 from kgt.home import home, tracking_uri
+from kgt.registry import WEIGHTS_ARTIFACT
 
 EXPERIMENT = "kgt"
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,15 +65,31 @@ def open_tracking() -> str:
     uri = tracking_uri()
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith(("http://", "https://")):
+        _see_that_it_answers(uri)
     try:
         experiment = _client().get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             return experiment.experiment_id
-        # A server places artifacts itself; by default the embedded store would put them under the working directory.
-        location = f"file://{home() / 'artifacts'}" if "MLFLOW_TRACKING_URI" not in os.environ else None
+        # A server places artifacts itself; by default an embedded store would put them under the working directory.
+        served = uri.startswith(("http://", "https://", "databricks"))
+        location = None if served else (home() / "artifacts").as_uri()
         return _client().create_experiment(EXPERIMENT, artifact_location=location)
     except MlflowException as error:
         raise UserError(f"MLflow at {uri} does not answer as it should: {str(error).splitlines()[0]}") from error
+
+
+def _see_that_it_answers(uri: str) -> None:
+    """Ask once: MLflow's client retries for minutes, which is right within a long run and wrong before it."""
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
+    except urllib.error.HTTPError:
+        return  # a refusal is an answer; the client says what it thinks of it
+    except OSError as error:
+        raise UserError(
+            f"MLflow at {uri} does not answer ({getattr(error, 'reason', error)}): "
+            "start `mlflow server` there, or unset MLFLOW_TRACKING_URI"
+        ) from error
 
 
 def start_run(
@@ -172,9 +193,11 @@ def run_data(run: str) -> tuple[dict[str, str], dict[str, float], dict[str, str]
 def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], card: str) -> str:
     """Log the weights as a pyfunc that takes and returns images, and register it; the version's number.
 
-    weights: a safetensors file; it lies at `artifacts/weights.safetensors` of the model. card: markdown, the version's
-    description.
+    weights: a file `weights.safetensors`; it lies at `artifacts/weights.safetensors` of the model, where `kgt.registry`
+    looks for it. card: markdown, the version's description. Raises ValueError for a file of another name.
     """
+    if weights.name != Path(WEIGHTS_ARTIFACT).name:
+        raise ValueError(f"{weights}: a registered model's weights file is named {Path(WEIGHTS_ARTIFACT).name}")
     images = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
     with _our_uri(), warnings.catch_warnings(), mlflow.start_run(run_id=run):
         warnings.filterwarnings("ignore", module="mlflow")
@@ -197,6 +220,12 @@ def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], car
             model_name(task), info.model_uri, run_id=run, tags=dict(tags), description=card, model_id=info.model_id
         )
     return str(version.version)
+
+
+def version_of(task: str, run: str) -> str | None:
+    """The newest version of the task's model that the run registered, if it did."""
+    found = _client().search_model_versions(f"name='{model_name(task)}' and run_id='{run}'")
+    return str(max(int(version.version) for version in found)) if found else None
 
 
 def set_alias(task: str, alias: str, version: str) -> None:
@@ -222,12 +251,26 @@ def set_version_tags(task: str, version: str, tags: Mapping[str, str]) -> None:
 
 
 def git_commit() -> str:
-    """The commit of the checkout, with `-dirty` where it was changed since; `unknown` outside one."""
+    """The commit of the checkout, with `-dirty` where it was changed since.
+
+    Outside one (`ray job submit` leaves `.git` behind): KGT_GIT_COMMIT, else `source-` and a digest of the sources.
+    """
     ask = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("KGT_GIT_COMMIT") or f"source-{_source_digest()}"
+
+
+def _source_digest() -> str:
+    """blake2b, 64 bits, of what is run: paths and contents of the packages' Python files and recipes."""
+    packages = [ROOT / name for name in ("kgt", "pipelines", "training")]
+    files = sorted(path for package in packages for path in package.rglob("*") if path.suffix in (".py", ".yaml"))
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        data = path.read_bytes()
+        digest.update(f"{path.relative_to(ROOT).as_posix()}:{len(data)}:".encode() + data)
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -239,7 +282,9 @@ def _our_uri() -> Iterator[None]:
         yield
     finally:
         if before is None:
-            del os.environ["MLFLOW_TRACKING_URI"]
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 @cache

@@ -92,6 +92,9 @@ class _State:
             raise checkpoint.CheckpointError(
                 f"step {found[0].step} was trained on manifest {state['digest']}, not the pinned one"
             )
+        plan = self.job.plan
+        if state["consumed"] != consumed(found[0].step * plan.batch_size, plan.streams):
+            raise checkpoint.CheckpointError(f"step {found[0].step} was trained on other batches than this run's")
         if self.job.config.zero and state["workers"] != dist.get_world_size():
             raise UserError(
                 f"the checkpoint of step {found[0].step} was made by {state['workers']} workers, and with "

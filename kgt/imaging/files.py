@@ -121,8 +121,9 @@ def check_writable(path: Path, *, alpha: bool = False) -> None:
 def list_images(folder: Path) -> list[Path]:
     """Every image file under a folder, by suffix, sorted, without hidden ones. Raises UserError if there is none."""
     if not folder.is_dir():
-        raise UserError(f"no such folder: {folder}")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in WRITABLE and path.name[0] != ".")
+        raise UserError(f"{folder} is a file: name its folder" if folder.exists() else f"no such folder: {folder}")
+    candidates = (path for path in folder.rglob("*") if path.suffix.lower() in WRITABLE and path.name[0] != ".")
+    found = sorted(path for path in candidates if path.is_file())
     if not found:
         raise UserError(f"no image in {folder} (looked for {', '.join(WRITABLE)})")
     return found

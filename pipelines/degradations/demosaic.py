@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kgt.errors import UserError
 from kgt.imaging import mosaic, to_rgb
 from kgt.imaging.bayer import PATTERNS
 from pipelines.degradations import values
@@ -39,6 +40,12 @@ def degrade(clean: np.ndarray, rng: np.random.Generator, parameters: dict[str, S
         return samples
     noisy = samples + parameters["sigma"] * rng.standard_normal(samples.shape, dtype=np.float32)
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+
+
+def check_model_takes(settings: Settings) -> None:
+    """Raises UserError if there are mosaics of another pattern than RGGB, the one that models interpolate inside."""
+    if others := [pattern for pattern in settings.pattern.options if pattern != "rggb"]:
+        raise UserError(f"models take mosaics of pattern=rggb alone, not {others[0]}: use tasks.demosaic.pattern=rggb")
 
 
 def margin(settings: Settings, shape: tuple[int, int]) -> int:

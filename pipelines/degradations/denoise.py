@@ -9,7 +9,7 @@ import numpy as np
 
 from kgt.imaging import linear_to_srgb, srgb_to_linear, to_gray
 from pipelines.degradations import values
-from pipelines.degradations.values import Choice, Range, Scalar, Values, fixed, numbers, truth, words
+from pipelines.degradations.values import Choice, Range, Scalar, Values, fixed, numbers, truth, when, words
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,13 @@ class Settings:
     """`sigma` in 1/255 for `noise=gaussian`; `a`, `b` (1.0 = white, linear light) for `noise=camera`."""
 
     noise: Values = field(default=fixed("gaussian"), metadata=words("gaussian", "camera"))
-    sigma: Values = field(default=Range(0.0, 50.0), metadata=numbers(0, 255))
-    a: Values = field(default=Range(1e-4, 1e-2, log=True), metadata=numbers(1e-8, 1, log=True))
-    b: Values = field(default=Range(1e-4, 2e-2, log=True), metadata=numbers(1e-8, 1, log=True))
+    sigma: Values = field(default=Range(0.0, 50.0), metadata=numbers(0, 255) | when("noise", "gaussian"))
+    a: Values = field(
+        default=Range(1e-4, 1e-2, log=True), metadata=numbers(1e-8, 1, log=True) | when("noise", "camera")
+    )
+    b: Values = field(
+        default=Range(1e-4, 2e-2, log=True), metadata=numbers(1e-8, 1, log=True) | when("noise", "camera")
+    )
     gray: Values = field(default=fixed(False), metadata=truth())
 
 
@@ -29,10 +33,7 @@ POSITIONED = False
 
 def draw(settings: Settings, rng: np.random.Generator) -> dict[str, Scalar]:
     """`noise`, `gray`, and `sigma` or `a` and `b`."""
-    parameters = values.draw(settings, rng)
-    for unused in ("a", "b") if parameters["noise"] == "gaussian" else ("sigma",):
-        del parameters[unused]
-    return parameters
+    return values.draw(settings, rng)
 
 
 def prepare(clean: np.ndarray, parameters: dict[str, Scalar]) -> np.ndarray:

@@ -151,6 +151,11 @@ def truth() -> dict[str, Kind]:
     return {"kind": Kind(truth=True)}
 
 
+def when(name: str, value: Scalar) -> dict[str, tuple[str, Scalar]]:
+    """Field metadata of a setting that counts only where the setting `name` is `value`."""
+    return {"when": (name, value)}
+
+
 def override(settings: SettingsT, changes: Mapping[str, Any], prefix: str = "") -> SettingsT:
     """`settings` with the user's `changes` put in. Raises UserError on an unknown setting or a value it cannot take.
 
@@ -166,8 +171,9 @@ def override(settings: SettingsT, changes: Mapping[str, Any], prefix: str = "") 
 
 
 def draw(settings: Any, rng: np.random.Generator) -> dict[str, Scalar]:
-    """One pair's parameters: every setting drawn once, in the order they are declared."""
-    return {field.name: getattr(settings, field.name).draw(rng) for field in dataclasses.fields(settings)}
+    """One pair's parameters: every setting drawn once, in the order they are declared; then those that count."""
+    drawn = {field.name: getattr(settings, field.name).draw(rng) for field in dataclasses.fields(settings)}
+    return {name: value for name, value in drawn.items() if name not in _without_effect(settings, drawn)}
 
 
 def plain(settings: Any) -> dict[str, Any]:
@@ -184,17 +190,26 @@ def each(settings: SettingsT, named: Collection[str] = ()) -> Iterator[tuple[str
     """Every combination of the choices, as (label, settings with that choice fixed): one row of a report each.
 
     The label names what is chosen (`quality=10`), and the fixed settings that are `named` too. Ranges stay ranges, to
-    be drawn for each image.
+    be drawn for each image. Where a setting does not count (see `when`), neither do its choices.
     """
-    chosen = {
-        name: values.options
-        for name, values in vars(settings).items()
-        if isinstance(values, Choice) and (len(values.options) > 1 or name in named)
+    choices = {name: values.options for name, values in vars(settings).items() if isinstance(values, Choice)}
+    rows: list[dict[str, Scalar]] = []
+    for combination in itertools.product(*choices.values()):
+        picked = dict(zip(choices, combination, strict=True))
+        shown = (set(named) | {name for name in choices if len(choices[name]) > 1}) - _without_effect(settings, picked)
+        row = {name: value for name, value in picked.items() if name in shown}
+        if row not in rows:
+            rows.append(row)
+            label = " ".join(f"{name}={_written(value)}" for name, value in row.items())
+            yield label, dataclasses.replace(settings, **{name: fixed(value) for name, value in picked.items()})
+
+
+def _without_effect(settings: Any, drawn: Mapping[str, Scalar]) -> set[str]:
+    """The settings that do not count with the values `drawn`."""
+    conditions = {
+        field.name: field.metadata["when"] for field in dataclasses.fields(settings) if "when" in field.metadata
     }
-    for combination in itertools.product(*chosen.values()):
-        picked = dict(zip(chosen, combination, strict=True))
-        label = " ".join(f"{name}={_written(value)}" for name, value in picked.items())
-        yield label, dataclasses.replace(settings, **{name: fixed(value) for name, value in picked.items()})
+    return {setting for setting, (name, value) in conditions.items() if drawn[name] != value}
 
 
 def _written(value: Scalar) -> str:

@@ -51,8 +51,7 @@ def test_all_tasks_as_a_submitted_job(root: Path, kgt_home: Path) -> None:
     results = {path.parent.name: json.loads(path.read_text()) for path in (kgt_home / "runs/job").glob("*/result.json")}
     assert sorted(results) == sorted(set(TASKS) - {BROKEN}), trained.stdout
     assert all(result["model"] == f"kgt-{task}" for task, result in results.items())
-    complaint = next(line for line in trained.stdout.splitlines() if BROKEN in line and "shard" in line)
-    assert "bytes" in complaint
+    assert "has 32 bytes, not" in trained.stdout
 
 
 def submit(root: Path, address: str, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
@@ -89,7 +88,7 @@ def cluster(environment: dict[str, str]) -> Iterator[str]:
             wait_for(dashboard)
             yield f"http://127.0.0.1:{dashboard}"
         finally:
-            head.send_signal(signal.SIGTERM)
+            head.send_signal(signal.SIGINT)  # SIGTERM drains the node for half a minute first
             head.wait(60)
 
 

@@ -34,17 +34,15 @@ def test_what_is_shown_is_held_out() -> None:
     assert len(held_out) >= 5
 
 
-def test_the_sheet_has_a_row_a_task_and_shows_the_pictures(rng: np.random.Generator) -> None:
+def test_the_sheet_shows_the_pictures_two_tasks_a_line(rng: np.random.Generator) -> None:
     clean = rng.integers(0, 256, (300, 320, 3), dtype=np.uint8)
     small = clean[::2, ::2]
-    sheet = demo.contact_sheet([("a", clean, clean, clean), ("b", clean, small, clean)])
+    sheet = demo.contact_sheet([("a", clean, clean, clean), ("b", clean, small, clean), ("c", small, clean, small)])
     middle = clean[22 : 22 + demo.CELL, 32 : 32 + demo.CELL]
-    found = [
-        (sheet[top : top + demo.CELL, left : left + demo.CELL] == middle).all()
-        for top in (30, 30 + demo.CELL + 30)
-        for left in (8, 8 + demo.CELL + 8, 8 + 2 * (demo.CELL + 8))
-    ]
+    cell = demo.CELL + 8
+    found = [(sheet[30 : 30 + demo.CELL, 8 + n * cell : 8 + n * cell + demo.CELL] == middle).all() for n in range(6)]
     assert found == [True, True, True, True, False, True]
+    assert sheet.shape[0] == 2 * (demo.CELL + 30) + 8
 
 
 @pytest.mark.slow

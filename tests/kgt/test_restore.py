@@ -156,3 +156,9 @@ def test_a_broken_model_is_not_taken_for_a_black_picture() -> None:
     nn.init.constant_(model.blur.bias, torch.nan)
     with pytest.raises(NotFiniteError):
         restore(model, images(32, 32), task="jpeg")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 3, 3), (2, 9)])
+def test_a_picture_of_a_few_pixels_is_restored(shape: tuple[int, ...]) -> None:
+    image = np.full(shape, 7, np.uint8)
+    assert restore(KGT(preset("kgt-tiny", "denoise")), image, task="denoise").shape == shape

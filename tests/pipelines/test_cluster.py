@@ -1,5 +1,6 @@
 """State that only one machine sees is refused on a cluster of several."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from kgt.errors import UserError
 from pipelines import cluster
+from pipelines.storage import Unavailable
 
 # Its own process: a cluster of two nodes cannot be joined by one that has a Ray of its own.
 TWO_NODES = """
@@ -54,6 +56,31 @@ def test_rows() -> None:
 def test_a_user_s_mistake_in_a_task_arrives_as_it_is() -> None:
     with pytest.raises(UserError, match=r"^a negative number$"):
         list(cluster.each_row(double, [{"number": -1}], cpus=1))
+
+
+@pytest.mark.parametrize(("outages", "rounds"), [(2, 3), (9, 4)])
+def test_a_store_that_does_not_answer_is_asked_again_a_few_times(
+    outages: int, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def ask(row: dict) -> dict:
+        calls.append(row)
+        if len(calls) <= outages:
+            raise Unavailable("no answer")
+        return row
+
+    monkeypatch.setattr(cluster, "_PAUSES", (0.0,) * 3)
+    answer = pickle.loads(cluster._Packed(ask)({"row": pickle.dumps({"number": 1})})["row"])
+    assert len(calls) == rounds
+    assert answer == {"number": 1} if outages < rounds else isinstance(answer, Unavailable)
+
+
+def test_a_folder_that_cannot_be_made_is_the_user_s_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(cluster, "nodes", lambda: ["one", "other"])
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        cluster.refuse_local_state(f"file://{tmp_path}/file/store")
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -47,10 +47,10 @@ def test_all_six_tasks(photos: Path, file_store: Store, capsys: pytest.CaptureFi
             assert len(pairs) == shard.samples
             digests[shard.split] |= {pair.meta["source"] for pair in pairs}
         assert not digests["train"] & digests["val"]
-        (reject,) = map(json.loads, file_store.get(versions.rejects_key(task, "v000001")).splitlines())
+        (reject,) = map(json.loads, file_store.get(manifest.sources["rejects_key"]).splitlines())
         assert (reject["source"], reject["reason"]) == ("bad.png", "not-an-image")
-        assert versions.rejects_key("deblur", "v000001") in printed
-    assert "1 of 7 source images not used: not-an-image 1" in printed
+    listed = versions.current(file_store, "deblur").sources["rejects_key"]
+    assert f"1 of 7 source images not used: not-an-image 1, listed in {file_store.url}/{listed}" in printed
 
 
 def test_the_same_again_is_nothing_to_do(photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,6 +99,8 @@ def test_regenerate(photos: Path, file_store: Store, capsys: pytest.CaptureFixtu
     assert not {s.name for s in second.split("train")} & {s.name for s in first.split("train")}
     assert regenerate.main([*asked, "keep=2"]) == 0
     assert versions.list_versions(file_store, "denoise") == ["v000002", "v000003"]
+    kept = [versions.load(file_store, "denoise", version).sources["rejects_key"] for version in ("v000002", "v000003")]
+    assert list(file_store.list("denoise/rejects/")) == kept
     (photos / "photo 0.png").unlink()
     assert regenerate.main([*asked, "only_if_changed=true", "keep=2"]) == 0
     assert versions.current(file_store, "denoise").sources["images"] == 5

@@ -88,6 +88,14 @@ def test_a_source_s_own_word_on_sides_counts() -> None:
     assert [i.name for i in split_images(images, 0.0)["train"]] == ["b"]
 
 
+def test_what_the_source_holds_out_is_never_trained_on() -> None:
+    with pytest.raises(UserError, match="none is left to train on"):
+        split_images([image("a", split="val"), image("b", split="val")], 0.2)
+    sides = split_images([image("a", split="val"), image("b"), image("c", split="val")], 1.0)
+    assert [i.name for i in sides["train"]] == ["b"]
+    assert split_images([image("a", split="train"), image("b", split="train")], 0.2)["val"] == []
+
+
 def test_the_name_covers_all_that_decides_the_bytes() -> None:
     base = PlannedShard(recipe(), "train", 1, (Part(image("a"), 0, 3),))
     others = [

@@ -1,5 +1,6 @@
 """Both stores keep the same promises: whole objects, conditions that hold or raise, clear words in trouble."""
 
+import errno
 import hashlib
 import os
 import pickle
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.stub import Stubber
 
 from kgt.errors import UserError
 from pipelines import s3_store
-from pipelines.storage import Absent, Conflict, Matches, Missing, Store, check_writable, open_store
+from pipelines.storage import Absent, Conflict, Matches, Missing, Store, Unavailable, check_writable, open_store
 
 
 def test_objects_come_back_as_they_went(store: Store, tmp_path: Path) -> None:
@@ -102,9 +104,23 @@ def test_a_store_that_ignores_conditions_is_refused(file_store: Store) -> None:
 
 
 @pytest.mark.parametrize("key", ["../x", "/x", "a/../x", "a//b", ".hidden", "a/.tmp/b", "", "a\0b"])
-def test_keys_stay_inside_the_folder(file_store: Store, key: str) -> None:
-    with pytest.raises(ValueError, match="not a key"):
-        file_store.put(key, b"")
+def test_keys_stay_inside_the_store(store: Store, key: str) -> None:
+    for change in (lambda: store.put(key, b""), lambda: store.head(key), lambda: store.delete(key)):
+        with pytest.raises(ValueError, match="not a key"):
+            change()
+
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.EACCES, UserError), (errno.EIO, OSError)])
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(
+    number: int, raised: type, file_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    file_store.put("a/b", b"")
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(raised, match=os.strerror(number)):
+        list(file_store.list("a/"))
 
 
 def test_nothing_is_left_of_a_write_that_fails(file_store: Store, tmp_path: Path) -> None:
@@ -146,8 +162,32 @@ def test_an_endpoint_that_refuses(s3_bucket: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3_store._client.cache_clear()
-    with pytest.raises(UserError, match="Could not connect"):
+    with pytest.raises(Unavailable, match="Could not connect"):
         open_store(f"s3://{s3_bucket}/x").get("x")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [("SlowDown", 503, Unavailable), ("InternalError", 500, Unavailable), ("AccessDenied", 403, UserError)],
+)
+def test_what_may_pass_by_itself_is_told_apart(s3_bucket: str, code: str, status: int, kind: type) -> None:
+    with Stubber(s3_store._client()) as stub:
+        stub.add_client_error("get_object", code, http_status_code=status)
+        with pytest.raises(UserError, match=f"the endpoint says {code}") as caught:
+            open_store(f"s3://{s3_bucket}/x").get("x")
+    assert caught.type is kind
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_ENDPOINT_URL", "localhost:9000"), ("AWS_PROFILE", "no-such")])
+def test_variables_that_describe_no_client(
+    s3_bucket: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    s3_store._client.cache_clear()
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    for ask in (lambda store: store.put("x", b""), lambda store: list(store.list("x/"))):
+        with pytest.raises(UserError, match=f"{value}.*check AWS_PROFILE"):
+            ask(open_store(f"s3://{s3_bucket}/x"))
 
 
 def test_s3_keeps_the_checksum_and_is_readable_by_any_client(s3_bucket: str) -> None:

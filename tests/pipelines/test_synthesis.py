@@ -13,7 +13,7 @@ from kgt.tasks import TASKS
 from pipelines.degradations import Crop, Pair, degrade_region, pair_rng, settings_of
 from pipelines.plan import Part, PlannedShard, plan, recipe_of
 from pipelines.shards import decode_pair, read_shard
-from pipelines.storage import Store
+from pipelines.storage import Store, Unavailable
 from pipelines.survey import Image, digest_of
 from pipelines.synthesis import input_psnr, make_shard
 from pipelines.versions import pool_key
@@ -83,6 +83,18 @@ def test_a_complete_shard_is_kept_and_another_made_again(trouble: str, images: l
     assert (store.get(tar), store.get(record)) == (data, facts)
     if trouble == "nothing" and store.url.startswith("file"):
         assert store.head(tar).etag == etag
+
+
+def test_a_store_that_does_not_answer_has_not_said_that_a_shard_is_missing(
+    images: list[Image], file_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(key: str) -> bytes:
+        raise Unavailable("no answer")
+
+    monkeypatch.setattr(file_store, "get", silent)
+    with pytest.raises(Unavailable):
+        make_shard({"shard": planned(images, "jpeg"), "store": file_store})
+    assert list(file_store.list("")) == []
 
 
 def test_parts_of_an_image_are_the_whole(images: list[Image], file_store: Store) -> None:

@@ -161,6 +161,17 @@ def test_prune_on_s3(store: Store) -> None:
     assert list_versions(store, "sr") == ["v000002", "v000003"]
 
 
+@pytest.mark.parametrize("lost", ["v000001", "v000002"])
+def test_prune_stops_where_a_version_to_be_kept_is_lost(file_store: Store, lost: str) -> None:
+    published(file_store, manifest(1), manifest(2))
+    pin(file_store, "sr", "v000001", "run-7")
+    file_store.delete(f"sr/versions/{lost}.json")
+    before = list(file_store.list(""))
+    with pytest.raises(UserError, match=f"no manifest of {lost}"):
+        prune(file_store, "sr", 1)
+    assert list(file_store.list("")) == before
+
+
 def test_pins(store: Store) -> None:
     published(store, manifest(1))
     pin(store, "sr", "v000001", "model-3")

@@ -1,6 +1,8 @@
 """Small published versions of shards, made without a cluster."""
 
+import hashlib
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from pipelines.degradations.values import plain
 from pipelines.shards import encode_pair, write_shard
 from pipelines.storage import open_store
 from pipelines.versions import Manifest, ShardEntry
+
+os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed is tested on models in main memory, also where there is a GPU
 
 
 def smooth_image(rng: np.random.Generator, side: int) -> np.ndarray:
@@ -52,8 +56,10 @@ def make_shards(tmp_path_factory: pytest.TempPathFactory) -> MakeShards:
                 pairs.append(encode_pair(f"{number:02d}-{index:02d}", pair.clean, pair.degraded, meta))
             file = io.BytesIO()
             write_shard(pairs, file)
-            target.put(versions.pool_key(task, name), file.getvalue())
-            entries.append(ShardEntry(name, split, samples, len(file.getvalue()), "0" * 64, 0.0, 0.0))
+            data = file.getvalue()
+            target.put(versions.pool_key(task, name), data)
+            digest = hashlib.sha256(data).hexdigest()
+            entries.append(ShardEntry(name, split, samples, len(data), digest, 0.0, 0.0))
         known = len(versions.list_versions(target, task))
         version = versions.version_name(known + 1)
         recipe = {"task": task, "settings": plain(chosen), "crop": side}

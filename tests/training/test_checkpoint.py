@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, checked on loading."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -82,6 +83,29 @@ def test_a_spoilt_marker_is_an_error_not_a_new_start(store: Store, tmp_path: Pat
     save(store, tmp_path, 20)
     store.put("sr/checkpoints/00000020/COMMITTED.json", b"{")
     with pytest.raises(CheckpointError, match="no marker"):
+        checkpoint.latest(store, "sr")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sr/checkpoints/00000020/0/../../../../../escaped",
+        "sr/checkpoints/00000020/0/state/.hidden",
+        "sr/checkpoints/00000020//etc/passwd",
+        "sr/checkpoints/00000020/0/a\n",
+        "sr/checkpoints/00000010/0/state/part_0.pt",
+        "jpeg/checkpoints/00000020/0/state/part_0.pt",
+        "sr/weights.safetensors",
+        7,
+    ],
+)
+def test_a_marker_that_names_what_is_not_its_own_is_refused(store: Store, tmp_path: Path, key: object) -> None:
+    save(store, tmp_path, 20)
+    name = "sr/checkpoints/00000020/COMMITTED.json"
+    marker = json.loads(store.get(name))
+    marker["parts"][1]["key"] = key
+    store.put(name, json.dumps(marker).encode())
+    with pytest.raises(CheckpointError, match=r"not of this checkpoint|no marker"):
         checkpoint.latest(store, "sr")
 
 

@@ -1,6 +1,8 @@
 """Batches from real shards, through webdataset."""
 
 import itertools
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from training.plan import DataPlan, Shard
 
 def plan_of(store: str, task: str = "denoise", **changes: object) -> DataPlan:
     manifest = current(open_store(store), task)
-    shards = tuple(Shard(manifest.key(s), s.samples, s.bytes) for s in manifest.split("train"))
+    shards = tuple(Shard(manifest.key(s), s.samples, s.bytes, s.sha256) for s in manifest.split("train"))
     values = {"streams": 4, "seed": 3, "batch_size": 4, "patch": 16, "shuffle": 12} | changes
     return DataPlan(task=task, store=store, shards=shards, validation=(), **values)
 
@@ -99,6 +101,27 @@ def test_a_shard_of_another_size_is_refused(make_shards: object) -> None:
     path.unlink()
     with pytest.raises(UserError, match="is gone"):
         take(plan, 3)
+
+
+@pytest.mark.parametrize("where", ["noise", "first header", "header", "end"])
+def test_a_shard_of_the_same_size_but_other_bytes_is_refused(denoise_store: str, tmp_path: Path, where: str) -> None:
+    """Within the first epoch, whose last step leaves the last samples of all four shards to be given out."""
+    shutil.copytree(Path(denoise_store.removeprefix("file://")), tmp_path / "store")
+    plan = plan_of(f"file://{tmp_path}/store")
+    path = tmp_path / "store" / plan.shards[2].key
+    tar = bytearray(path.read_bytes())
+    with tarfile.open(path) as members:
+        member = next(member for member in members if member.name.endswith("degraded.tiff"))
+    place = {
+        "noise": member.offset_data + member.size - 9,
+        "first header": 150,
+        "header": member.offset + 150,
+        "end": -1,
+    }
+    tar[place[where]] ^= 1
+    path.write_bytes(tar)
+    with pytest.raises(UserError, match=rf"^shard file://.*{plan.shards[2].key} .* published.*: run pipelines.*again$"):
+        take(plan, 7)
 
 
 def test_prefetching_keeps_the_order_and_passes_errors_on() -> None:

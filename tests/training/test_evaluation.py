@@ -36,11 +36,11 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def weights(path: Path, task: str, shift: float = 0.0) -> Path:
+def weights(path: Path, task: str, shift: float = 0.0, scale: int = 2) -> Path:
     """A model that adds `shift` to its baseline."""
     ends = {"in_channels": 1, "baseline": "malvar"} if task == "demosaic" else {}
     if task == "sr":
-        config = KGTConfig(shape="columnar", dim=8, layers=(1,), heads=(1,), window=8, scale=2, baseline="bicubic")
+        config = KGTConfig(shape="columnar", dim=8, layers=(1,), heads=(1,), window=8, scale=scale, baseline="bicubic")
     else:
         config = KGTConfig(shape="u", dim=8, layers=(1, 1), heads=(1, 1), window=8, **ends)
     model = KGT(config)
@@ -162,6 +162,22 @@ def test_several_degraded_images_may_have_one_clean_one(tmp_path: Path) -> None:
     assert row.images == 3
 
 
+def test_ready_pairs_of_another_scale_are_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "low" / "a.png", np.ascontiguousarray(PHOTO[::4, ::4]))
+    write_image(tmp_path / "high" / "a.png", PHOTO)
+    asked = {"degraded": str(tmp_path / "low"), "clean": str(tmp_path / "high"), "quiet": True}
+    model = str(weights(tmp_path / "s.safetensors", "sr"))
+    with pytest.raises(UserError, match=r"a.png is 4 times smaller .* enlarges by 2: name pairs of scale 2"):
+        evaluate_task("sr", model=model, **asked)
+    assert evaluate_task("sr", **asked)[0].images == 1
+
+
+def test_an_sr_row_names_its_scale(photos: Path, tmp_path: Path) -> None:
+    model = str(weights(tmp_path / "s.safetensors", "sr", scale=3))
+    (row,) = evaluate_task("sr", images=str(photos), model=model, limit=1, quiet=True)
+    assert row.setting == "scale=3"
+
+
 def test_images_that_are_no_pair_are_refused(pairs: tuple[Path, Path]) -> None:
     blur, sharp = pairs
     asked = {"degraded": str(blur), "clean": str(sharp), "quiet": True}
@@ -194,6 +210,7 @@ def test_mistakes_are_told_in_one_line(
     write_image(tmp_path / "small" / "tiny.png", PHOTO[:20, :20])
     (tmp_path / "not.safetensors").write_text("no")
     denoiser, enlarger = weights(tmp_path / "d.safetensors", "denoise"), weights(tmp_path / "s.safetensors", "sr")
+    mosaics = weights(tmp_path / "m.safetensors", "demosaic")
     images = f"images={photos}"
     for arguments, words in [
         (["task=jpgs", images], "unknown task 'jpgs': did you mean 'jpeg'?"),
@@ -212,6 +229,7 @@ def test_mistakes_are_told_in_one_line(
         (["task=jpeg", images, f"model={tmp_path / 'none.safetensors'}"], "none.safetensors"),
         (["task=jpeg", images, f"model={denoiser}"], "is a model for 'denoise', not for 'jpeg'"),
         (["task=sr", images, f"model={enlarger}", "tasks.sr.scale=3"], "enlarges by 2: write tasks.sr.scale=2"),
+        (["task=demosaic", images, f"model={mosaics}", "tasks.demosaic.pattern=bggr"], "rggb alone, not bggr"),
         (["task=denoise", images, f"model={denoiser}", "k=0"], "k=0"),
         (["task=denoise", images, f"model={denoiser}", "device=tpu"], "device=tpu"),
         (["task=jpeg", images, "model=models:/kgt-jpeg@champion"], "no model is registered yet"),

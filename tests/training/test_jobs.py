@@ -23,6 +23,7 @@ def test_a_job_names_its_data_and_model(denoise_store: str, out: Path) -> None:
     assert (job.version, job.digest) == (manifest.version, manifest.digest)
     assert [shard.samples for shard in job.plan.shards] == [6] * 4
     assert len(job.plan.validation) == 1
+    assert job.plan.shards[0].sha256 == manifest.split("train")[0].sha256
     assert (job.plan.streams, job.plan.redraw.sigma.options) == (4, (25.0,))
     assert not out.exists()
 
@@ -59,6 +60,8 @@ def test_a_patch_larger_than_what_is_stored(make_shards: object, denoise_store: 
         prepare(denoise_store, out, "patch=49")
     with pytest.raises(UserError, match=r"patch=25.*24 pixels a side"):
         prepare(make_shards("sr"), out, "patch=25", task="sr")
+    with pytest.raises(UserError, match=r"patch=40.*32 pixels a side"):  # whole 16×16 blocks of the crop of 40
+        prepare(make_shards("jpeg", side=40), out, "patch=40", task="jpeg")
 
 
 def test_a_store_that_cannot_be_read_says_why(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,16 +65,27 @@ def test_workers_share_a_batch_evenly_and_by_streams(workers: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shards", "workers", "streams"), [(24, 2, 24), (5, 2, 4), (2, 2, 2), (100, 4, 48), (7, 5, 5), (9, 3, 6), (1, 1, 1)]
+    ("shards", "workers", "streams"), [(24, 2, 24), (5, 2, 4), (2, 2, 2), (100, 4, 48), (9, 3, 6), (1, 1, 1)]
 )
 def test_streams_are_chosen_for_shards_and_workers(shards: int, workers: int, streams: int) -> None:
     assert choose_streams(shards, workers) == streams
+
+
+@given(st.integers(1, 120), st.integers(1, 48))
+def test_the_number_of_workers_changes_no_order(shards: int, workers: int) -> None:
+    alone = choose_streams(shards, 1)
+    if alone % workers == 0:
+        assert choose_streams(shards, workers) == alone
+    else:
+        with pytest.raises(UserError, match=f"workers={alone},|use workers of 1, .*{alone}"):
+            choose_streams(shards, workers)
 
 
 @pytest.mark.parametrize(
     ("shards", "workers", "wanted", "message"),
     [
         (1, 2, 0, "1 shard cannot feed 2 workers.*workers=1"),
+        (7, 5, 0, "workers=5 cannot share 6 streams.*1, 2, 3, 6, or streams=5"),
         (8, 3, 8, "workers=3 cannot share 8 streams.*1, 2, 4, 8"),
         (4, 2, 8, "streams=8: there are 4 shards"),
     ],

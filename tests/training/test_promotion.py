@@ -25,16 +25,17 @@ def images(tmp_path: Path) -> str:
     return f"images={tmp_path / 'photos'}"
 
 
-def register(folder: Path, shift: float) -> str:
+def register(folder: Path, shift: float, task: str = TASK, **shape: object) -> str:
     """A version that returns its input, brighter by `shift`: the smaller, the better. It becomes the challenger."""
-    model = KGT(KGTConfig(shape="u", dim=8, layers=(1, 1), heads=(1, 1), window=8))
+    usual = {"shape": "u", "dim": 8, "layers": (1, 1), "heads": (1, 1), "window": 8}
+    model = KGT(KGTConfig(**usual | shape))
     with torch.no_grad():
         list(model.network.modules())[-1].bias.fill_(shift)
-    save_weights(model, folder / "weights.safetensors", metadata={"task": TASK})
+    save_weights(model, folder / "weights.safetensors", metadata={"task": task})
     tracking.open_tracking()
     run = tracking.start_run("test")
-    version = tracking.register(TASK, run, folder / "weights.safetensors", tags={}, card="a test")
-    tracking.set_alias(TASK, "challenger", version)
+    version = tracking.register(task, run, folder / "weights.safetensors", tags={}, card="a test")
+    tracking.set_alias(task, "challenger", version)
     return version
 
 
@@ -87,6 +88,19 @@ def test_the_alias_moves_by_evidence_alone(images: str, tmp_path: Path, capsys: 
     assert decide()["reason"] == f"version {fifth} is the champion already"
     assert champion() == fifth
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_models_of_different_scales_are_not_compared(
+    images: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    columnar = {"shape": "columnar", "layers": (1,), "heads": (1,), "baseline": "bicubic"}
+    large = register(tmp_path, 0.0, "sr", scale=4, **columnar)
+    tracking.set_alias("sr", "champion", large)
+    register(tmp_path, 0.0, "sr", scale=2, **columnar)
+    assert promote.main(["task=sr", images]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "kgt-sr version 2 (scale=2) cannot be compared with its champion, version 1 (scale=4)" in said
+    assert str(tracking.get_alias("sr", "champion").version) == large
 
 
 def test_one_task_without_a_challenger_does_not_stop_another(

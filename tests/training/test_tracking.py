@@ -1,6 +1,8 @@
 """MLflow: the embedded store, metrics, the registry, and a model that can be used from it."""
 
 import os
+import re
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -9,7 +11,7 @@ import pytest
 
 from kgt.config import preset
 from kgt.errors import UserError
-from kgt.home import tracking_uri
+from kgt.home import home, tracking_uri
 from kgt.model import KGT
 from kgt.registry import fetch
 from kgt.weights import load_weights, save_weights
@@ -34,6 +36,49 @@ def test_the_embedded_store_is_under_the_home(kgt_home: Path, tmp_path: Path, mo
     assert (kgt_home / "mlflow.db").exists()
     assert list((kgt_home / "artifacts").rglob("note.txt"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("uri", ["", "sqlite:///{folder}/other.db"])
+def test_no_embedded_store_writes_to_the_working_directory(
+    uri: str, kgt_home: Path, empty_mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_mlflow_database, kgt_home / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(folder=kgt_home))
+    monkeypatch.setenv("KGT_HOME", str(kgt_home / "a #1 home")) if uri else None
+    monkeypatch.chdir(tmp_path)
+    run = tracking.start_run("parent")
+    (kgt_home / "note.txt").write_text("x")
+    tracking.log_artifact(run, kgt_home / "note.txt")
+    assert list((home() / "artifacts").rglob("note.txt"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("before", [None, "", "sqlite:////some/where.db"])
+def test_the_environment_is_as_before(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if before is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", before)
+    with tracking._our_uri():
+        assert os.environ["MLFLOW_TRACKING_URI"] == tracking_uri() != ""
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before
+
+
+def test_weights_of_another_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is named weights\.safetensors"):
+        tracking.register("sr", "0" * 32, tmp_path / "best.safetensors", tags={}, card="")
+
+
+def test_code_outside_a_checkout_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KGT_GIT_COMMIT", raising=False)
+    monkeypatch.setattr(tracking, "ROOT", tmp_path)
+    names = set()
+    for file, text in [("kgt/a.py", ""), ("kgt/a.py", "b"), ("training/recipes/sr.yaml", "lr: 1"), ("tests/a.py", "c")]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+        names.add(tracking.git_commit())
+    assert len(names) == 3  # the tests are not what is run
+    assert all(re.fullmatch("source-[0-9a-f]{16}", name) for name in names)
+    monkeypatch.setenv("KGT_GIT_COMMIT", "1" * 40)
+    assert tracking.git_commit() == "1" * 40
 
 
 def test_children_know_their_parent_and_runs_are_taken_up_again() -> None:
@@ -105,4 +150,10 @@ def test_a_server_that_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):
+        tracking.open_tracking()
+
+
+def test_a_server_that_refuses_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"MLflow at http://127.0.0.1:9 does not answer .*unset MLFLOW_TRACKING_URI"):
         tracking.open_tracking()

@@ -5,6 +5,7 @@ import pytest
 
 from kgt.imaging import srgb_to_linear
 from pipelines.degradations import degrade_image, settings_of
+from pipelines.degradations.values import each
 
 
 @pytest.mark.parametrize("sigma", [0, 15, 50])
@@ -37,3 +38,11 @@ def test_parameters_are_those_of_the_noise_drawn(rng: np.random.Generator) -> No
         "a",
         "b",
     }
+
+
+def test_rows_are_those_of_the_noise_drawn() -> None:
+    camera = {"noise": "camera"}
+    assert [label for label, _ in each(settings_of("denoise", camera, evaluation=True), camera)] == ["noise=camera"]
+    both = {"noise": ["gaussian", "camera"], "sigma": [15, 25]}
+    labels = [label for label, _ in each(settings_of("denoise", both), both)]
+    assert labels == ["noise=gaussian sigma=15", "noise=gaussian sigma=25", "noise=camera"]
