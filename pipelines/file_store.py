@@ -23,10 +23,6 @@ _USERS = {
     errno.EEXIST,
     errno.ENAMETOOLONG,
     errno.ENOTSUP,
-    errno.ENOENT,
-    errno.ELOOP,
-    errno.EIO,
-    errno.ESTALE,
 }
 _TEMPORARY = ".tmp"
 _LOCK = ".lock"
@@ -136,7 +132,8 @@ class FileStore:
             raise self._trouble("read", error) from error
 
     def _trouble(self, done: str, error: OSError) -> Exception:
-        if error.errno in _USERS:
+        uncreatable = error.errno == errno.ENOENT and str(error.filename).startswith(str(self.root))
+        if error.errno in _USERS or uncreatable:
             return UserError(f"store {self.url} cannot be {done}: {error.strerror} ({error.filename})")
         return error
 

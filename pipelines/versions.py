@@ -2,7 +2,7 @@
 
 <task>/pool/<shard>.tar        the shards, and beside each its record <shard>.json, written when the shard is there
 <task>/versions/v000001.json   manifests, created once and never changed
-<task>/rejects/v000001-<digest>.jsonl   the source images that were not used; the manifest names it
+<task>/rejects/v000001-<digest>/rejects.jsonl   the source images that were not used; the manifest names it
 <task>/CURRENT                 which version is the newest, moved forward by compare-and-set
 <task>/pins/v000001/<name>.json   who needs an older version kept
 """
@@ -86,7 +86,7 @@ def pool_key(task: str, shard: str, suffix: str = "tar") -> str:
 
 def rejects_key(task: str, version: str, rejects: bytes) -> str:
     """The key of a version's list of unused source images. Two runs at once that differ in it have a list each."""
-    return f"{task}/rejects/{version}-{hashlib.sha256(rejects).hexdigest()[:32]}.jsonl"
+    return f"{task}/rejects/{version}-{hashlib.sha256(rejects).hexdigest()[:32]}/rejects.jsonl"
 
 
 def version_name(number: int) -> str:

@@ -47,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
     try:
         options = parse(Options, argv, __doc__)
+        if options.report:
+            evaluation.check_report(Path(options.report))
         rows = []
         for task in expand_tasks(options.task):
             rows += evaluation.evaluate_task(

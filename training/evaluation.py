@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -107,6 +108,16 @@ def check_images(images: str, degraded: str, clean: str) -> None:
 def write_report(path: Path, rows: Sequence[Row]) -> None:
     """The rows as a JSON list, whole or not at all. Raises UserError if the place refuses."""
     write_json(path, [row.record() for row in rows])
+
+
+def check_report(path: Path) -> None:
+    """See that a report can be written there, before the work is done. Raises UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write report {path}: {error.strerror or error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -45,6 +45,9 @@ def main(argv: Sequence[str]) -> int:
         options = parse(Options, argv, __doc__)
         names = expand_tasks(options.task)
         evaluation.check_images(options.images, options.degraded, options.clean)
+        reports = [promotion.report_path(task) for task in names]
+        for path in [*reports, Path(options.report)] if options.report else reports:
+            evaluation.check_report(path)
         tracking.open_tracking()
         decisions = []
         for task in names:

@@ -195,3 +195,8 @@ def test_s3_keeps_the_checksum_and_is_readable_by_any_client(s3_bucket: str) -> 
     found = boto3.client("s3").head_object(Bucket=s3_bucket, Key="a/b/c/d.bin", ChecksumMode="ENABLED")
     assert found["Metadata"]["sha256"] == hashlib.sha256(b"data").hexdigest()
     assert found["ChecksumSHA256"]
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_to_mend() -> None:
+    with pytest.raises(UserError, match="cannot be written: No such file or directory"):
+        open_store("file:///proc/no such folder").put("a", b"1")

@@ -9,10 +9,11 @@ import torch
 from skimage import data
 
 from kgt.config import KGTConfig
+from kgt.errors import UserError
 from kgt.imaging import write_image
 from kgt.model import KGT
 from kgt.weights import save_weights
-from training import promote, tracking
+from training import evaluation, promote, tracking
 from training.promotion import report_path
 
 TASK = "denoise"
@@ -133,3 +134,9 @@ def test_mistakes_are_told_before_anything_is_done(
         assert line.startswith("error: ")
         assert words in line
     assert not list(kgt_home.iterdir())
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_moves(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write report"):
+        evaluation.check_report(tmp_path / "file" / "report.json")

@@ -146,14 +146,7 @@ def test_an_alias_that_is_not_there_is_none(tmp_path: Path) -> None:
     assert tracking.get_alias("jpeg", "champion") is None
 
 
-def test_a_server_that_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):
-        tracking.open_tracking()
-
-
 def test_a_server_that_refuses_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"MLflow at http://127.0.0.1:9 does not answer .*unset MLFLOW_TRACKING_URI"):
+    with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer .*unset MLFLOW_TRACKING_URI"):
         tracking.open_tracking()

@@ -30,7 +30,7 @@ def test_no_pixel_moves_farther_than_the_path_nor_jumps(seed: int, path: float, 
     steps = np.linalg.norm(np.diff(paths(warps), axis=0), axis=1)
     assert steps.max() <= 1.05
     lengths = steps.sum(axis=0)
-    assert lengths.max() <= 1.02 * path
+    assert lengths.max() <= 1.02 * path + 0.05  # pixels: the path is measured on a grid, at sub-frames
     assert lengths.max() >= 0.6 * path  # a chord cuts the corners of a jerky path
     assert dwell.sum() == pytest.approx(1)
     assert dwell.min() >= 0
