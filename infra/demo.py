@@ -35,7 +35,7 @@ SYNTHESIS = ("task=all", "source=sample", "crop=128", "crops=32", "seed=0")
 TRAINING = (
     "task=all",
     "model=kgt-tiny",
-    "steps=100",
+    "steps=80",
     "batch_size=8",
     "lr=2e-3",
     "warmup=20",
