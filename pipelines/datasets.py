@@ -10,14 +10,13 @@
 `version` is the current one where it is not given. `verify` reads every shard: SHA-256, names, and each pair's images.
 """
 
-import hashlib
 import io
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 if __name__ == "__main__":  # a script's own folder comes first otherwise, and hides packages of the same names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -30,7 +29,7 @@ from kgt.tasks import nearest
 from pipelines import versions
 from pipelines.options import about, expand_tasks, parse
 from pipelines.progress import Meter
-from pipelines.shards import ShardError, decode_pair, read_shard
+from pipelines.shards import HashedReader, ShardError, decode_pair, read_shard
 from pipelines.storage import Missing, Store, open_store
 from pipelines.versions import Manifest, ShardEntry
 
@@ -163,7 +162,7 @@ def _trouble(store: Store, manifest: Manifest, shard: ShardEntry) -> str:
     """What is wrong with a shard; empty if nothing is."""
     try:
         with store.open(manifest.key(shard)) as file:
-            hashed = _Hashed(file)
+            hashed = HashedReader(file)
             with io.BufferedReader(hashed, 1 << 20) as buffered:
                 pairs = sum(1 for sample in read_shard(buffered) if decode_pair(sample))
                 while buffered.read(1 << 20):
@@ -175,23 +174,6 @@ def _trouble(store: Store, manifest: Manifest, shard: ShardEntry) -> str:
     if hashed.sha256.hexdigest() != shard.sha256:
         return "another SHA-256"
     return "" if pairs == shard.samples else f"{pairs} pairs instead of {shard.samples}"
-
-
-class _Hashed(io.RawIOBase):
-    """A stream that keeps the SHA-256 of what was read from it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        self.sha256.update(data)
-        buffer[: len(data)] = data
-        return len(data)
 
 
 if __name__ == "__main__":
