@@ -11,9 +11,8 @@ from rich.table import Table
 from kgt.tasks import TASKS, Protocol
 
 if TYPE_CHECKING:
-    from training.promotion import Decision
-
     from training.evaluation import Row
+    from training.promotion import Decision
 
 _PIPED_WIDTH = 160  # a table that goes to a file has no terminal to fit
 
