@@ -105,7 +105,7 @@ def run(options: Options, *, renew: bool, keep: int | None = None) -> None:
         cluster.refuse_local_state(store.url)
     with Meter("survey", len(sources), "images") as meter:
         seen = survey(sources, options.crop, options.max_reject_fraction, meter.advance)
-    images = fingerprint([(image.digest, image.licence, image.split) for image in seen.images])
+    images = fingerprint([(image.digest, image.source.licence, image.source.split) for image in seen.images])
 
     jobs = []
     for recipe in recipes:

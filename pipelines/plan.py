@@ -103,7 +103,7 @@ class PlannedShard:
     def name(self) -> str:
         """A function of everything that decides its bytes."""
         recipe = self.recipe
-        parts = [(part.image.digest, part.image.licence, part.first, part.last) for part in self.parts]
+        parts = [(part.image.digest, part.image.source.licence, part.first, part.last) for part in self.parts]
         names = [
             FORMAT,
             recipe.task,
@@ -146,8 +146,8 @@ def split_images(images: Sequence[Image], val_fraction: float) -> dict[Split, li
     ordered = sorted(images, key=lambda image: _lot(image))
     sides: dict[Split, list[Image]] = {"train": [], "val": []}
     for image in ordered:
-        sides[image.split or ("val" if _lot(image) < val_fraction else "train")].append(image)
-    free = [image for image in ordered if image.split is None]
+        sides[image.source.split or ("val" if _lot(image) < val_fraction else "train")].append(image)
+    free = [image for image in ordered if image.source.split is None]
     if len(images) > 1 and not sides["val"] and free:
         sides["train"].remove(free[0])
         sides["val"].append(free[0])

@@ -12,27 +12,27 @@ from pipelines.sample import PHOTOGRAPHS
 _SUFFIXES = tuple(WRITABLE)  # the same for a bucket as `list_images` has for a folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One clean image, not read yet.
 
     `name` is unique within its source (a relative path); `location` is a path or `s3://bucket/key`; `split` is set
-    where the source itself says what is held out.
+    where the source itself says what is held out. `others` are the locations of further files that belong to it.
     """
 
     name: str
     location: str
     licence: str
     split: Literal["train", "val"] | None = None
+    others: tuple[str, ...] = ()
 
     def read(self) -> bytes:
-        """The file. Raises OSError, or LookupError from a bucket, if it is gone or cannot be read."""
-        if not self.location.startswith("s3://"):
-            return Path(self.location).read_bytes()
-        from pipelines.s3_store import S3Store
+        """The clean image's file. Raises OSError, or LookupError from a bucket, if it is gone or cannot be read."""
+        return _read(self.location)
 
-        bucket, _, key = self.location.removeprefix("s3://").partition("/")
-        return S3Store(bucket).get(key)
+    def read_others(self) -> list[bytes]:
+        """The further files, in order. Raises as `read` does."""
+        return [_read(location) for location in self.others]
 
 
 def list_sources(address: str, licence: str) -> list[Source]:
@@ -50,6 +50,15 @@ def list_sources(address: str, licence: str) -> list[Source]:
         raise UserError(f"source {address}: unknown scheme; write a folder, s3://bucket/folder or sample")
     folder = Path(address).expanduser().absolute()
     return [Source(path.relative_to(folder).as_posix(), str(path), licence) for path in list_images(folder)]
+
+
+def _read(location: str) -> bytes:
+    if not location.startswith("s3://"):
+        return Path(location).read_bytes()
+    from pipelines.s3_store import S3Store
+
+    bucket, _, key = location.removeprefix("s3://").partition("/")
+    return S3Store(bucket).get(key)
 
 
 def _list_bucket(address: str, licence: str) -> list[Source]:

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from kgt.errors import UserError
 from kgt.imaging import ImageError, read_image
@@ -11,22 +11,14 @@ from pipelines import cluster
 from pipelines.sources import Source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
-    """A usable source image: where it is, the digest of its file (blake2b, 128 bits), its upright size in pixels."""
+    """A usable source image: where it is, the digest of its files (blake2b, 128 bits), its upright size in pixels."""
 
-    name: str
-    location: str
-    licence: str
+    source: Source
     digest: str
     height: int
     width: int
-    split: Literal["train", "val"] | None = None
-
-    @property
-    def source(self) -> Source:
-        """What to read it from."""
-        return Source(self.name, self.location, self.licence, self.split)
 
 
 @dataclass(frozen=True)
@@ -56,49 +48,48 @@ def survey(
     """
     rejects: list[Reject] = []
     images: list[Image] = []
-    for row in cluster.each_row(_inspect, [_row(source) for source in sources], cpus=1):
+    for row in cluster.each_row(_inspect, [{"source": source} for source in sources], cpus=1):
         advance()
-        if row["reason"]:
-            rejects.append(Reject(row["name"], row["reason"], row["detail"]))
-        elif min(row["height"], row["width"]) < crop:
-            size = f"{row['width']}x{row['height']} pixels, crop={crop}"
-            rejects.append(Reject(row["name"], "smaller-than-crop", size))
+        found = row["found"]
+        if isinstance(found, Reject):
+            rejects.append(found)
+        elif min(found.height, found.width) < crop:
+            size = f"{found.width}x{found.height} pixels, crop={crop}"
+            rejects.append(Reject(found.source.name, "smaller-than-crop", size))
         else:
-            facts = {key: row[key] for key in ("name", "location", "licence", "digest", "height", "width")}
-            images.append(Image(**facts, split=row["split"] or None))
+            images.append(found)
     _check_share(rejects, len(sources), max_reject_fraction)
     images, duplicates = _distinct(images)
     return Survey(tuple(images), tuple(sorted(rejects + duplicates, key=lambda reject: reject.name)))
 
 
-def digest_of(data: bytes) -> str:
-    """The name of a source image's content."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _row(source: Source) -> dict[str, Any]:
-    return asdict(source) | {"split": source.split or ""}
+def digest_of(data: bytes, others: Sequence[bytes] = ()) -> str:
+    """The name of a source's content: its clean image's, and what its further files add to it."""
+    digest = hashlib.blake2b(data, digest_size=16)
+    for other in others:
+        digest.update(hashlib.blake2b(other, digest_size=16).digest())
+    return digest.hexdigest()
 
 
 def _inspect(row: dict[str, Any]) -> dict[str, Any]:
-    source = Source(**row)
-    found = row | {"digest": "", "height": 0, "width": 0, "reason": "", "detail": ""}
+    source: Source = row["source"]
     try:
         data = source.read()
         pixels = read_image(data)
     except ImageError as error:
-        return found | {"reason": error.reason, "detail": str(error)}
+        return {"found": Reject(source.name, error.reason, str(error))}
     except (OSError, LookupError) as error:
-        return found | {"reason": "unreadable", "detail": getattr(error, "strerror", None) or "it is gone"}
-    return found | {"digest": digest_of(data), "height": pixels.shape[0], "width": pixels.shape[1]}
+        return {"found": Reject(source.name, "unreadable", getattr(error, "strerror", None) or "it is gone")}
+    return {"found": Image(source, digest_of(data), *pixels.shape[:2])}
 
 
 def _distinct(images: list[Image]) -> tuple[list[Image], list[Reject]]:
     kept: dict[str, Image] = {}
     duplicates = []
-    for image in sorted(images, key=lambda image: (image.digest, image.name)):
+    for image in sorted(images, key=lambda image: (image.digest, image.source.name)):
         if image.digest in kept:
-            duplicates.append(Reject(image.name, "duplicate", f"the same file as {kept[image.digest].name}"))
+            twin = kept[image.digest].source.name
+            duplicates.append(Reject(image.source.name, "duplicate", f"the same file as {twin}"))
         else:
             kept[image.digest] = image
     return list(kept.values()), duplicates

@@ -64,7 +64,7 @@ def pairs_of(part: Part, shard: PlannedShard) -> Iterator[tuple[str, Pair, dict[
             "seed": recipe.seed,
             "epoch": shard.epoch,
             "source": image.digest,
-            "licence": image.licence,
+            "licence": image.source.licence,
             "crop": list(crop),
             "clean_size": list(pair.clean.shape),
             "degraded_size": list(pair.degraded.shape),
@@ -115,13 +115,13 @@ def _make(shard: PlannedShard, store: Store) -> ShardEntry:
 
 
 def _read(part: Part) -> np.ndarray:
-    image = part.image
+    source = part.image.source
     try:
-        data = image.source.read()
+        data, others = source.read(), source.read_others()
     except (OSError, LookupError) as error:
-        raise UserError(f"source {image.location} disappeared while the run was going on: run it again") from error
-    if digest_of(data) != image.digest:
-        raise UserError(f"source {image.location} changed while the run was going on: run it again")
+        raise UserError(f"source {source.location} disappeared while the run was going on: run it again") from error
+    if digest_of(data, others) != part.image.digest:
+        raise UserError(f"source {source.location} changed while the run was going on: run it again")
     return to_rgb(read_image(data))
 
 

@@ -18,9 +18,9 @@ from kgt.errors import UserError
 from kgt.imaging import ImageError, demosaic_malvar, imresize, read_image, score
 from kgt.tasks import TASKS, Protocol, get_task
 from pipelines.degradations import DEGRADATIONS, Crop, Pair, demosaic, pair_rng, settings_of, values
+from pipelines.pairing import match_pairs
 from pipelines.progress import Meter
 from pipelines.sources import Source, list_sources
-from training.pairing import match_pairs
 
 HIGHEST_PSNR = 100.0  # dB that an image counts with whose PSNR is above, or infinite: means stay finite
 _SSIM_WINDOW = 11

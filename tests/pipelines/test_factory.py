@@ -133,7 +133,7 @@ def test_a_source_deleted_on_the_way_ends_in_one_line(
     def survey_then_delete(*given: object) -> object:
         seen = survey(*given)
         for image in seen.images:
-            Path(image.location).unlink()
+            Path(image.source.location).unlink()
         return seen
 
     survey = factory.survey
@@ -210,8 +210,8 @@ def test_mistakes_end_in_one_line_and_change_nothing(
 
 def test_sample_photographs_stay_on_their_side() -> None:
     sources = factory.list_sources("sample", "")
-    images = [SourceImage(s.name, s.location, s.licence, f"{n:032x}", 300, 300, s.split) for n, s in enumerate(sources)]
-    sides = {shard.split: {p.image.name for p in shard.parts} for shard in plan(_recipe(), images, 1)}
+    images = [SourceImage(s, f"{n:032x}", 300, 300) for n, s in enumerate(sources)]
+    sides = {shard.split: {p.image.source.name for p in shard.parts} for shard in plan(_recipe(), images, 1)}
     assert sides["val"] == {s.name for s in sources if s.split == "val"}
 
 

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 from kgt.errors import UserError
 from kgt.tasks import TASKS
 from pipelines.plan import Part, PlannedShard, Recipe, identity, plan, recipe_of, split_images
+from pipelines.sources import Source
 from pipelines.survey import Image, digest_of
 
 COMMON = {"seed": 0, "crop": 48, "crops": 5, "val_fraction": 0.2, "shard_mib": 256.0, "shards_min": 4}
 
 
 def image(name: str, height: int = 100, width: int = 120, **changes: str) -> Image:
-    return Image(name, f"/x/{name}", "CC0", digest_of(name.encode()), height, width, **changes)
+    source = Source(name, **({"location": f"/x/{name}", "licence": "CC0"} | changes))
+    return Image(source, digest_of(name.encode()), height, width)
 
 
 def recipe(task: str = "jpeg", **changes: object) -> Recipe:
@@ -34,8 +36,8 @@ def test_every_pair_is_in_one_shard(
 ) -> None:
     made = recipe(task, crops=crops, shards_min=shards_min, shard_mib=shard_mib)
     shards = plan(made, images, epoch=1)
-    pairs = [(p.image.name, n) for shard in shards for p in shard.parts for n in range(p.first, p.last)]
-    assert sorted(pairs) == sorted((i.name, n) for i in images for n in range(made.pairs_of(i)))
+    pairs = [(p.image.source.name, n) for shard in shards for p in shard.parts for n in range(p.first, p.last)]
+    assert sorted(pairs) == sorted((i.source.name, n) for i in images for n in range(made.pairs_of(i)))
     assert len({shard.name for shard in shards}) == len(shards)
     for split in ("train", "val"):
         counts = [shard.samples for shard in shards if shard.split == split]
@@ -71,7 +73,7 @@ def test_crops_are_fresh_in_every_epoch_and_for_every_seed() -> None:
 @given(sources, st.floats(0, 1))
 def test_sides_are_apart_and_neither_is_empty(images: list[Image], fraction: float) -> None:
     sides = split_images(images, fraction)
-    assert sorted(i.name for side in sides.values() for i in side) == sorted(i.name for i in images)
+    assert sorted(i.source.name for side in sides.values() for i in side) == sorted(i.source.name for i in images)
     assert sides["train"]
     assert sides["val"] or len(images) == 1
 
@@ -79,20 +81,20 @@ def test_sides_are_apart_and_neither_is_empty(images: list[Image], fraction: flo
 def test_an_image_never_changes_sides() -> None:
     images = [image(f"{n}.png") for n in range(200)]
     few, many = split_images(images[:100], 0.2), split_images(images, 0.2)
-    assert {i.name for i in few["val"]} <= {i.name for i in many["val"]}
+    assert {i.source.name for i in few["val"]} <= {i.source.name for i in many["val"]}
     assert 10 < len(many["val"]) < 70
 
 
 def test_a_source_s_own_word_on_sides_counts() -> None:
     images = [image("a", split="val"), image("b", split="train"), image("c", split="val")]
-    assert [i.name for i in split_images(images, 0.0)["train"]] == ["b"]
+    assert [i.source.name for i in split_images(images, 0.0)["train"]] == ["b"]
 
 
 def test_what_the_source_holds_out_is_never_trained_on() -> None:
     with pytest.raises(UserError, match="none is left to train on"):
         split_images([image("a", split="val"), image("b", split="val")], 0.2)
     sides = split_images([image("a", split="val"), image("b"), image("c", split="val")], 1.0)
-    assert [i.name for i in sides["train"]] == ["b"]
+    assert [i.source.name for i in sides["train"]] == ["b"]
     assert split_images([image("a", split="train"), image("b", split="train")], 0.2)["val"] == []
 
 
@@ -108,10 +110,10 @@ def test_the_name_covers_all_that_decides_the_bytes() -> None:
         dataclasses.replace(base, epoch=2),
         dataclasses.replace(base, parts=(Part(image("b"), 0, 3),)),
         dataclasses.replace(base, parts=(Part(image("a"), 0, 2),)),
-        dataclasses.replace(base, parts=(Part(dataclasses.replace(image("a"), licence="other"), 0, 3),)),
+        dataclasses.replace(base, parts=(Part(image("a", licence="other"), 0, 3),)),
     ]
     assert len({shard.name for shard in [base, *others]}) == 11
-    moved = Part(dataclasses.replace(image("a"), name="renamed", location="/y"), 0, 3)
+    moved = Part(dataclasses.replace(image("a"), source=Source("renamed", "/y", "CC0")), 0, 3)
     assert dataclasses.replace(base, parts=(moved,)).name == base.name
 
 

@@ -13,6 +13,7 @@ from kgt.tasks import TASKS
 from pipelines.degradations import Crop, Pair, degrade_region, pair_rng, settings_of
 from pipelines.plan import Part, PlannedShard, plan, recipe_of
 from pipelines.shards import decode_pair, read_shard
+from pipelines.sources import Source
 from pipelines.storage import Store, Unavailable
 from pipelines.survey import Image, digest_of
 from pipelines.synthesis import input_psnr, make_shard
@@ -26,7 +27,7 @@ def images(photos: Path) -> list[Image]:
     found = []
     for path in sorted(photos.rglob("*.png")):
         height, width = read_image(path).shape[:2]
-        found.append(Image(path.name, str(path), "CC0", digest_of(path.read_bytes()), height, width))
+        found.append(Image(Source(path.name, str(path), "CC0"), digest_of(path.read_bytes()), height, width))
     return found
 
 
@@ -47,7 +48,7 @@ def test_a_shard_holds_the_planned_pairs(task: str, images: list[Image], file_st
     for pair in pairs:
         meta = pair.meta
         image, crop = by_digest[meta["source"]], Crop(*meta["crop"])
-        pixels = to_rgb(read_image(Path(image.location)))
+        pixels = to_rgb(read_image(Path(image.source.location)))
         rng = pair_rng(7, 1, task, image.digest, crop)
         again = degrade_region(task, pixels, crop, settings_of(task, {}), rng)
         assert meta["parameters"] == again.parameters
@@ -113,8 +114,8 @@ def test_parts_of_an_image_are_the_whole(images: list[Image], file_store: Store)
 
 def test_a_source_that_changed_or_went_stops_the_shard(images: list[Image], file_store: Store) -> None:
     shard = planned(images, "jpeg")
-    victim = Path(shard.parts[0].image.location)
-    victim.write_bytes(Path(shard.parts[1].image.location).read_bytes())
+    victim = Path(shard.parts[0].image.source.location)
+    victim.write_bytes(Path(shard.parts[1].image.source.location).read_bytes())
     with pytest.raises(UserError, match=r"changed while the run was going on"):
         make_shard({"shard": shard, "store": file_store})
     victim.unlink()
@@ -124,7 +125,7 @@ def test_a_source_that_changed_or_went_stops_the_shard(images: list[Image], file
 
 
 def test_input_psnr_is_the_task_s_own_measure(images: list[Image]) -> None:
-    clean = to_rgb(read_image(Path(images[0].location)))[:64, :64]
+    clean = to_rgb(read_image(Path(images[0].source.location)))[:64, :64]
     noisy = (clean / 255 + np.random.default_rng(0).normal(0, 25 / 255, clean.shape)).astype(np.float32)
     assert input_psnr("denoise", Pair(clean, noisy, {})) == pytest.approx(psnr(noisy * 255, clean), abs=1e-4)
     other = np.roll(clean, 1, axis=0)
@@ -140,5 +141,7 @@ def test_input_psnr_is_the_task_s_own_measure(images: list[Image]) -> None:
 
 
 def test_licence_is_part_of_the_name(images: list[Image]) -> None:
-    relicensed = [dataclasses.replace(image, licence="other") for image in images]
+    relicensed = [
+        dataclasses.replace(image, source=dataclasses.replace(image.source, licence="other")) for image in images
+    ]
     assert planned(images, "sr").name != planned(relicensed, "sr").name
