@@ -9,21 +9,25 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from kgt.errors import UserError
 from kgt.tasks import get_task
+from pipelines.crops import Places
 from pipelines.degradations import DEGRADATIONS, Crop, pair_rng, settings_of
 from pipelines.degradations.values import plain
 from pipelines.shards import FORMAT
 from pipelines.survey import Image
+from pipelines.versions import ShardEntry
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 MIN_SIDE = 32  # pixels of a crop: less is hardly an image, and no measure of one
 
+# What in a recipe decides which shard a pair goes to, but nothing about the pair.
+_DIVISION = ("val_fraction", "shard_mib", "shards_min")
 # Validation pairs are those of the first epoch in every version: figures stay comparable and the shards are shared.
 _VALIDATION_EPOCH = 1
 # Bytes of a shard for a pixel of the clean crop, both images together, as measured on Kodak's photographs.
@@ -34,7 +38,9 @@ _BYTES_A_PIXEL = {"deblur": 2.7, "jpeg": 2.2, "denoise": 7.4, "weather": 2.6, "d
 class Recipe:
     """All that decides the pairs of one task's version, beside the source images and the epoch.
 
-    `crop` is the side of the clean crop in pixels, `crops` the most that one image gives.
+    `crop` is the side of the clean crop in pixels, `crops` the most that one image gives; `grid` the spacing of a grid
+    they lie on (None: they lie anywhere); of a crop's blocks at most the share `max_flatness` is flat. `paired`: the
+    degraded images are given with the clean ones.
     """
 
     task: str
@@ -42,6 +48,9 @@ class Recipe:
     seed: int
     crop: int
     crops: int
+    grid: int | None
+    max_flatness: float
+    paired: bool
     val_fraction: float
     shard_mib: float
     shards_min: int
@@ -57,18 +66,18 @@ class Recipe:
 
     def pairs_of(self, image: Image) -> int:
         """How many different crops the image gives."""
-        return min(self.crops, math.prod(self._places(image)))
+        return min(self.crops, len(self._places(image)))
 
     def crops_of(self, image: Image, epoch: int) -> list[Crop]:
         """The image's crops of that epoch, all different, at places that the degradation can align."""
-        rows, columns = self._places(image)
         rng = pair_rng(self.seed, epoch, self.task, image.digest, Crop(0, 0, image.height, image.width))
-        places = rng.choice(rows * columns, size=self.pairs_of(image), replace=False, shuffle=False)
-        step, side = self._align, self.side
-        return [Crop(int(place) // columns * step, int(place) % columns * step, side, side) for place in places]
+        places = self._places(image)
+        drawn = places.draw(rng, min(self.crops, len(places)))
+        return [Crop(top, left, self.side, self.side) for top, left in drawn]
 
-    def _places(self, image: Image) -> tuple[int, int]:
-        return tuple((length - self.side) // self._align + 1 for length in (image.height, image.width))
+    def _places(self, image: Image) -> Places:
+        detail = image.detail if self.max_flatness < 1 else b""
+        return Places(image.height, image.width, self.side, self._align, self.grid, detail, self.max_flatness)
 
 
 @dataclass(frozen=True)
@@ -102,19 +111,9 @@ class PlannedShard:
     @property
     def name(self) -> str:
         """A function of everything that decides its bytes."""
-        recipe = self.recipe
+        recipe = {name: value for name, value in asdict(self.recipe).items() if name not in _DIVISION}
         parts = [(part.image.digest, part.image.source.licence, part.first, part.last) for part in self.parts]
-        names = [
-            FORMAT,
-            recipe.task,
-            recipe.settings,
-            recipe.seed,
-            recipe.crop,
-            recipe.crops,
-            self.epoch,
-            self.split,
-            parts,
-        ]
+        names = [FORMAT, recipe, self.epoch, self.split, parts]
         return f"{self.split}-{fingerprint(names)}"
 
 
@@ -163,16 +162,36 @@ def split_images(images: Sequence[Image], val_fraction: float) -> dict[Split, li
 
 
 def plan(recipe: Recipe, images: Sequence[Image], epoch: int) -> list[PlannedShard]:
-    """The shards of one task's version, train before val."""
+    """The shards of one task's version, train before val. Raises UserError if no image has a crop to train on."""
     shards = []
     for split, members in split_images(images, recipe.val_fraction).items():
-        pairs = sum(recipe.pairs_of(image) for image in members)
+        counts = [recipe.pairs_of(image) for image in members]
+        pairs = sum(counts)
+        if split == "train" and not pairs:
+            raise UserError(
+                f"every crop of {recipe.side} pixels that {recipe.task} could train on is flatter than "
+                f"max_flatness={recipe.max_flatness:g}: raise that, or lower crop"
+            )
         by_size = math.ceil(pairs * pair_bytes(recipe) / (recipe.shard_mib * 2**20))
         count = min(pairs, max(by_size, recipe.shards_min if split == "train" else 1))
         bounds = [round(pairs * index / count) for index in range(count + 1)] if count else [0]
         split_epoch = epoch if split == "train" else _VALIDATION_EPOCH
-        shards += [PlannedShard(recipe, split, split_epoch, parts) for parts in _ranges(recipe, members, bounds)]
+        shards += [PlannedShard(recipe, split, split_epoch, parts) for parts in _ranges(members, counts, bounds)]
     return shards
+
+
+def renewed(shards: Sequence[PlannedShard], live: Sequence[ShardEntry], fraction: float) -> list[PlannedShard]:
+    """`shards` with fresh randomness in `fraction` of the training shards only: those whose own is the oldest.
+
+    The others are as in the `live` version, which has the same identity and so, shard for shard, the same images.
+    """
+    train = [entry for entry in live if entry.split == "train"]
+    by_age = sorted(train, key=lambda entry: (entry.epoch, entry.name))
+    fresh = {entry.name for entry in by_age[: math.ceil(fraction * len(train))]}
+    return [
+        shard if entry.name in fresh else replace(shard, epoch=entry.epoch)
+        for shard, entry in zip(shards, live, strict=True)
+    ]
 
 
 def pair_bytes(recipe: Recipe) -> float:
@@ -180,12 +199,12 @@ def pair_bytes(recipe: Recipe) -> float:
     return _BYTES_A_PIXEL[recipe.task] * recipe.side**2
 
 
-def _ranges(recipe: Recipe, images: Sequence[Image], bounds: Sequence[int]) -> list[tuple[Part, ...]]:
-    """The images' pairs, numbered through, cut at `bounds`."""
+def _ranges(images: Sequence[Image], counts: Sequence[int], bounds: Sequence[int]) -> list[tuple[Part, ...]]:
+    """The images' pairs, `counts` of each, numbered through and cut at `bounds`."""
     parts: list[list[Part]] = [[] for _ in bounds[1:]]
     shard, number = 0, 0
-    for image in images:
-        first, pairs = 0, recipe.pairs_of(image)
+    for image, pairs in zip(images, counts, strict=True):
+        first = 0
         while first < pairs:
             if number == bounds[shard + 1]:
                 shard += 1

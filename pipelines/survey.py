@@ -13,12 +13,16 @@ from pipelines.sources import Source
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A usable source image: where it is, the digest of its files (blake2b, 128 bits), its upright size in pixels."""
+    """A usable source image: where it is, the digest of its files (blake2b, 128 bits), its upright size in pixels.
+
+    `detail` has a bit for each 32×32 block, row by row: 0 where the block is flat (empty: none is).
+    """
 
     source: Source
     digest: str
     height: int
     width: int
+    detail: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def _make(shard: PlannedShard, store: Store) -> ShardEntry:
     if stat is None or stat.size != size:
         raise OSError(f"{store.url} acknowledged {pool_key(task, shard.name)} but does not hold it")
     sums = math.fsum(figures), math.fsum(figure**2 for figure in figures)
-    entry = ShardEntry(shard.name, shard.split, count, size, sha256, *sums)
+    entry = ShardEntry(shard.name, shard.split, shard.epoch, count, size, sha256, *sums)
     record = json.dumps(vars(entry), sort_keys=True, allow_nan=False)
     store.put(pool_key(task, shard.name, "json"), record.encode())
     return entry

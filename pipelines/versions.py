@@ -19,7 +19,7 @@ from kgt.errors import UserError
 from kgt.tasks import nearest
 from pipelines.storage import Absent, Conflict, Matches, Missing, Store
 
-FORMAT = 1
+FORMAT = 2
 ORPHAN_SECONDS = 24 * 3600.0  # an unreferenced shard may belong to a run that is not finished
 
 _VERSION = re.compile(r"v\d{6}")
@@ -30,11 +30,12 @@ _PIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard: its name in the pool, its side, pairs, bytes and SHA-256; its pairs' input PSNR (dB) and the squares
-    of that, summed."""
+    """One shard: its name in the pool, its side, the epoch of its randomness, pairs, bytes and SHA-256; its pairs'
+    input PSNR (dB) and the squares of that, summed."""
 
     name: str
     split: str
+    epoch: int
     samples: int
     bytes: int
     sha256: str
@@ -44,7 +45,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One published version of one task's data. `epoch` is its number: the randomness that no other version has.
+    """One published version of one task's data. `epoch` is its number: the randomness that no earlier version has.
 
     `identity` is common to versions that differ in their randomness only; `recipe` holds what the user set; `sources`
     the images' count and fingerprint, the rejects by reason and the key of their list; `statistics` a summary for each
@@ -62,8 +63,10 @@ class Manifest:
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:
-        """The manifest's file. It holds no time, so that equal runs make equal manifests."""
-        return (json.dumps(asdict(self), sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+        """The manifest's file. It holds no time, so that equal runs make equal manifests, and a checksum of the rest,
+        so that an edit is noticed wherever the file is read."""
+        facts = asdict(self)
+        return (json.dumps(facts | {"checksum": _checksum(facts)}, sort_keys=True, indent=1) + "\n").encode()
 
     @property
     def digest(self) -> str:
@@ -283,7 +286,12 @@ def _decode(data: bytes, task: str, version: str, url: str) -> Manifest:
     try:
         found = json.loads(data)
         if found["format"] != FORMAT:
-            raise UserError(f"{url}: {version} of {task} has format {found['format']}, this code reads {FORMAT}")
+            raise UserError(
+                f"{url}: {version} of {task} has format {found['format']}, this code reads {FORMAT}: "
+                "make the shards anew in another store"
+            )
+        if found.pop("checksum") != _checksum(found):
+            raise ValueError("it was edited")
         shards = tuple(_entry(**shard) for shard in found.pop("shards"))
         manifest = Manifest(**found, shards=shards)
         if (manifest.task, manifest.version) != (task, version):
@@ -295,6 +303,10 @@ def _decode(data: bytes, task: str, version: str, url: str) -> Manifest:
         raise UserError(f"{url}/{_manifest_key(task, version)} is damaged: {error}") from error
 
 
+def _checksum(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def _entry(**fields: Any) -> ShardEntry:
     entry = ShardEntry(**fields)
     kinds = {field.name: field.type for field in dataclasses.fields(entry)}
@@ -302,6 +314,6 @@ def _entry(**fields: Any) -> ShardEntry:
     named = (
         _SHARD.fullmatch(entry.name) and _SHA256.fullmatch(entry.sha256) and entry.name.startswith(entry.split + "-")
     )
-    if wrong or not named or entry.samples < 1 or entry.bytes < 1:
+    if wrong or not named or entry.samples < 1 or entry.epoch < 1 or entry.bytes < 1:
         raise ValueError(f"shard {fields.get('name')!r} is not described as it should be")
     return entry

@@ -40,7 +40,16 @@ def main() -> None:
     cluster.connect()
     sources = [source for source in list_sources("sample", "") if source.split == "train"]
     images = survey(sources, given.crop, 0.5).images
-    common = {"seed": 0, "crop": given.crop, "val_fraction": 0.0, "shard_mib": 256.0, "shards_min": 16}
+    common = {
+        "seed": 0,
+        "crop": given.crop,
+        "grid": None,
+        "max_flatness": 0.9,
+        "paired": False,
+        "val_fraction": 0.0,
+        "shard_mib": 256.0,
+        "shards_min": 16,
+    }
     rows = []
     for task in given.task:
         recipe = recipe_of(task, {}, crops=-(-given.pairs // len(images)), **common)

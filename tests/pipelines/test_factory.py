@@ -77,7 +77,17 @@ def test_order_and_parallelism_change_no_byte(photos: Path, tmp_path: Path, file
         path.rename(path.with_name(f"{9 - number}.png"))
     alone = factory.open_store(f"file://{tmp_path}/alone")
     seen = factory.survey(factory.list_sources(str(moved), "unspecified"), 48, 0.5)
-    common = {"seed": 0, "crop": 48, "crops": 3, "val_fraction": 0.05, "shard_mib": 256.0, "shards_min": 4}
+    common = {
+        "seed": 0,
+        "crop": 48,
+        "crops": 3,
+        "grid": None,
+        "max_flatness": 0.9,
+        "paired": False,
+        "val_fraction": 0.05,
+        "shard_mib": 256.0,
+        "shards_min": 4,
+    }
     for task in ("weather", "denoise"):
         for shard in reversed(plan(recipe_of(task, {}, **common), seen.images, 1)):
             make_shard({"shard": shard, "store": alone})
@@ -216,4 +226,5 @@ def test_sample_photographs_stay_on_their_side() -> None:
 
 
 def _recipe() -> factory.Recipe:
-    return recipe_of("sr", {}, seed=0, crop=64, crops=2, val_fraction=0.5, shard_mib=256.0, shards_min=1)
+    common = {"seed": 0, "grid": None, "max_flatness": 0.9, "paired": False, "shard_mib": 256.0, "shards_min": 1}
+    return recipe_of("sr", {}, crop=64, crops=2, val_fraction=0.5, **common)

@@ -1,18 +1,31 @@
 """The plan: every pair in exactly one shard, sides apart, and nothing that depends on anything but names."""
 
 import dataclasses
+import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kgt.errors import UserError
 from kgt.tasks import TASKS
-from pipelines.plan import Part, PlannedShard, Recipe, identity, plan, recipe_of, split_images
+from pipelines.plan import Part, PlannedShard, Recipe, identity, plan, recipe_of, renewed, split_images
 from pipelines.sources import Source
 from pipelines.survey import Image, digest_of
+from pipelines.versions import ShardEntry
 
-COMMON = {"seed": 0, "crop": 48, "crops": 5, "val_fraction": 0.2, "shard_mib": 256.0, "shards_min": 4}
+COMMON = {
+    "seed": 0,
+    "crop": 48,
+    "crops": 5,
+    "grid": None,
+    "max_flatness": 0.9,
+    "paired": False,
+    "val_fraction": 0.2,
+    "shard_mib": 256.0,
+    "shards_min": 4,
+}
 
 
 def image(name: str, height: int = 100, width: int = 120, **changes: str) -> Image:
@@ -106,15 +119,56 @@ def test_the_name_covers_all_that_decides_the_bytes() -> None:
         dataclasses.replace(base, recipe=recipe(seed=1)),
         dataclasses.replace(base, recipe=recipe(crop=64)),
         dataclasses.replace(base, recipe=recipe(crops=6)),
+        dataclasses.replace(base, recipe=recipe(grid=32)),
+        dataclasses.replace(base, recipe=recipe(max_flatness=0.5)),
+        dataclasses.replace(base, recipe=recipe(paired=True)),
         dataclasses.replace(base, split="val"),
         dataclasses.replace(base, epoch=2),
         dataclasses.replace(base, parts=(Part(image("b"), 0, 3),)),
         dataclasses.replace(base, parts=(Part(image("a"), 0, 2),)),
         dataclasses.replace(base, parts=(Part(image("a", licence="other"), 0, 3),)),
     ]
-    assert len({shard.name for shard in [base, *others]}) == 11
+    assert len({shard.name for shard in [base, *others]}) == 14
+    divided = recipe(val_fraction=0.3, shard_mib=1.0, shards_min=2)
+    assert dataclasses.replace(base, recipe=divided).name == base.name
     moved = Part(dataclasses.replace(image("a"), source=Source("renamed", "/y", "CC0")), 0, 3)
     assert dataclasses.replace(base, parts=(moved,)).name == base.name
+
+
+def test_flat_crops_are_dropped() -> None:
+    half = np.packbits([[1, 1, 0, 0]] * 4).tobytes()  # of 128×128: the right half is flat
+    seen = dataclasses.replace(image("a", 128, 128), detail=half)
+    made = recipe(crops=1000, max_flatness=0.5)
+    assert max(crop.left + crop.width for crop in made.crops_of(seen, 1)) <= 96
+    assert recipe(crops=10_000, max_flatness=1.0).pairs_of(seen) > made.pairs_of(seen) > 0
+    with pytest.raises(UserError, match=r"flatter than max_flatness=0\.5"):
+        plan(made, [dataclasses.replace(seen, detail=bytes(2))], 1)
+
+
+def test_crops_on_a_grid_are_the_same_in_every_epoch() -> None:
+    made = recipe(crops=100, grid=40)
+    first, second = (set(made.crops_of(image("a"), epoch)) for epoch in (1, 2))
+    assert first == second
+    assert {crop.top for crop in first} == {0, 32, 48}  # jpeg's crops start on multiples of 16
+
+
+@given(sources, st.floats(0.01, 1.0))
+def test_a_renewal_takes_the_oldest_shards_and_ends_with_all_of_them(images: list[Image], fraction: float) -> None:
+    shards = plan(recipe(), images, 1)
+    entries = [
+        ShardEntry(shard.name, shard.split, shard.epoch, shard.samples, 1, "0" * 64, 0.0, 0.0) for shard in shards
+    ]
+    train = sum(shard.split == "train" for shard in shards)
+    ages = [0] * train
+    for epoch in range(2, 8):
+        made = renewed(plan(recipe(), images, epoch), entries, fraction)
+        fresh = [shard.epoch == epoch for shard in made if shard.split == "train"]
+        assert sum(fresh) == math.ceil(fraction * train)
+        assert min(ages) >= max(ages) - math.ceil(1 / fraction)
+        ages = [epoch if new else age for new, age in zip(fresh, ages, strict=True)]
+        assert {s.name for s in made if s.epoch < epoch} <= {entry.name for entry in entries}
+        entries = [dataclasses.replace(e, name=s.name, epoch=s.epoch) for e, s in zip(entries, made, strict=True)]
+    assert renewed(plan(recipe(), images, 9), entries, 0.0) == made
 
 
 def test_validation_shards_are_the_same_in_every_version() -> None:

@@ -19,7 +19,17 @@ from pipelines.survey import Image, digest_of
 from pipelines.synthesis import input_psnr, make_shard
 from pipelines.versions import pool_key
 
-COMMON = {"seed": 7, "crop": 48, "crops": 2, "val_fraction": 0.2, "shard_mib": 256.0, "shards_min": 1}
+COMMON = {
+    "seed": 7,
+    "crop": 48,
+    "crops": 2,
+    "grid": None,
+    "max_flatness": 0.9,
+    "paired": False,
+    "val_fraction": 0.2,
+    "shard_mib": 256.0,
+    "shards_min": 1,
+}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pipelines.versions import Manifest, ShardEntry, current, latest, list_versi
 
 
 def manifest(number: int, shards: tuple[str, ...] = ("a",), **changes: object) -> Manifest:
-    entries = tuple(ShardEntry(f"train-{name * 32}", "train", 2, 4, "0" * 64, 60.0, 1800.0) for name in shards)
+    entries = tuple(ShardEntry(f"train-{name * 32}", "train", number, 2, 4, "0" * 64, 60.0, 1800.0) for name in shards)
     statistics = {"train": {"pairs": 2 * len(shards)}, "val": {"pairs": 0}}
     made = Manifest("sr", f"v{number:06d}", number, "same", {"seed": 0}, {"images": 3}, entries, statistics)
     return dataclasses.replace(made, **changes)
@@ -80,12 +80,14 @@ def test_without_a_version_the_command_that_makes_one_is_named(store: Store) -> 
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 1},
         {"task": "jpeg"},
         {"version": "v000009"},
         {"shards": [{"name": "../../etc/passwd"}]},
         {"shards": 3},
         {"unknown": 1},
+        {"identity": "other"},
+        {"statistics": {}},
     ],
 )
 def test_an_edited_manifest_is_noticed(file_store: Store, change: dict) -> None:
@@ -93,7 +95,7 @@ def test_an_edited_manifest_is_noticed(file_store: Store, change: dict) -> None:
     edited = json.loads(manifest(1).to_bytes()) | change
     file_store.put("sr/versions/v000001.json", json.dumps(edited).encode())
     with pytest.raises(UserError):
-        current(file_store, "sr")
+        load(file_store, "sr", "v000001")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,7 @@ def test_an_edited_manifest_is_noticed(file_store: Store, change: dict) -> None:
         {"name": "val-" + "a" * 32},
         {"samples": -1},
         {"samples": "2"},
+        {"epoch": 0},
         {"bytes": 1.5},
         {"sha256": "x"},
     ],
@@ -111,6 +114,8 @@ def test_an_edited_shard_is_noticed(file_store: Store, change: dict) -> None:
     published(file_store, manifest(1))
     edited = json.loads(manifest(1).to_bytes())
     edited["shards"][0] |= change
+    del edited["checksum"]
+    edited["checksum"] = versions._checksum(edited)  # as by somebody who knows how
     file_store.put("sr/versions/v000001.json", json.dumps(edited).encode())
     with pytest.raises(UserError, match="damaged"):
         load(file_store, "sr", "v000001")
