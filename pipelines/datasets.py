@@ -1,7 +1,7 @@
 """Look after the versions in a store.
 
     python pipelines/datasets.py list
-    python pipelines/datasets.py show task=denoise version=v000002
+    python pipelines/datasets.py show task=denoise version=v000002 preview=sheet.png
     python pipelines/datasets.py verify task=all
     python pipelines/datasets.py pin task=sr version=v000001 name=paper
     python pipelines/datasets.py unpin task=sr version=v000001 name=paper
@@ -10,7 +10,6 @@
 `version` is the current one where it is not given. `verify` reads every shard: SHA-256, names, and each pair's images.
 """
 
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -25,13 +24,15 @@ from rich.console import Console
 from rich.table import Table
 
 from kgt.errors import UserError
+from kgt.imaging.files import check_writable
 from kgt.tasks import nearest
-from pipelines import versions
+from pipelines import cluster, versions
 from pipelines.options import about, expand_tasks, parse
+from pipelines.preview import stored_pairs, write_sheet
 from pipelines.progress import Meter
-from pipelines.shards import HashedReader, ShardError, decode_pair, read_shard
-from pipelines.storage import Missing, Store, open_store
-from pipelines.versions import Manifest, ShardEntry
+from pipelines.storage import Store, open_store
+from pipelines.verify import verify_row
+from pipelines.versions import Manifest
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Options:
     store: str = field(default="", metadata=about("file:///folder or s3://bucket/folder [$KGT_HOME/shards]"))
     version: str = field(default="", metadata=about("such as v000001 [the current one]"))
     name: str = field(default="", metadata=about("a pin's name"))
+    preview: str = field(default="", metadata=about("show: write a contact sheet of stored pairs to this image file"))
     keep: int = field(default=3, metadata=about("versions that prune keeps, beside pinned ones"))
 
 
@@ -68,29 +70,35 @@ def show_list(store: Store, tasks: Sequence[str], options: Options) -> None:
 
 
 def show(store: Store, tasks: Sequence[str], options: Options) -> None:
-    """What a version was made of, as JSON: all of the manifest but the single shards."""
-    for task in _published(store, tasks, options):
-        manifest = _manifest(store, task, options)
+    """What a version was made of, as JSON: all of the manifest but the single shards. And a sheet of its pairs."""
+    if options.preview:
+        check_writable(Path(options.preview))
+    manifests = [_manifest(store, task, options) for task in _published(store, tasks, options)]
+    for manifest in manifests:
         facts = asdict(manifest) | {"shards": len(manifest.shards), "digest": manifest.digest}
         print(json.dumps(facts, indent=1, sort_keys=True))
+    if options.preview:
+        write_sheet(Path(options.preview), [(m.task, stored_pairs(store, m)) for m in manifests])
+        print(f"contact sheet: {options.preview}", file=sys.stderr)
 
 
 def verify(store: Store, tasks: Sequence[str], options: Options) -> None:
     """Read every shard of a version. Raises UserError naming the bad ones."""
     manifests = [_manifest(store, task, options) for task in _published(store, tasks, options)]
-    work = [(manifest, shard) for manifest in manifests for shard in manifest.shards]
+    rows = [{"store": store, "task": m.task, "shard": shard} for m in manifests for shard in m.shards]
     bad = []
-    with Meter("verify", len(work), "shards") as meter:
-        for manifest, shard in work:
-            trouble = _trouble(store, manifest, shard)
-            if trouble:
-                bad.append(f"{manifest.key(shard)} ({trouble})")
+    with Meter("verify", len(rows), "shards") as meter:
+        for result in cluster.each_row(verify_row, rows, cpus=1, alone=True):
+            if result["trouble"]:
+                bad.append(f"{result['key']} ({result['trouble']})")
             meter.advance()
     if bad:
+        some = ", ".join(sorted(bad)[:5])
         raise UserError(
-            f"{len(bad)} of {len(work)} shards in {store.url} are not what was published: {', '.join(bad[:5])}"
+            f"{len(bad)} of {len(rows)} shards in {store.url} are not what was published: {some}; "
+            "delete them and give the command that made them again: it makes the same bytes"
         )
-    print(f"{len(work)} shards of {len(manifests)} tasks are as published")
+    print(f"{len(rows)} shards of {len(manifests)} tasks are as published")
 
 
 def pin(store: Store, tasks: Sequence[str], options: Options) -> None:
@@ -156,24 +164,6 @@ def _published(store: Store, tasks: Sequence[str], options: Options) -> list[str
 
 def _manifest(store: Store, task: str, options: Options) -> Manifest:
     return versions.load(store, task, options.version) if options.version else versions.current(store, task)
-
-
-def _trouble(store: Store, manifest: Manifest, shard: ShardEntry) -> str:
-    """What is wrong with a shard; empty if nothing is."""
-    try:
-        with store.open(manifest.key(shard)) as file:
-            hashed = HashedReader(file)
-            with io.BufferedReader(hashed, 1 << 20) as buffered:
-                pairs = sum(1 for sample in read_shard(buffered) if decode_pair(sample))
-                while buffered.read(1 << 20):
-                    pass
-    except Missing:
-        return "missing"
-    except ShardError as error:
-        return str(error)
-    if hashed.sha256.hexdigest() != shard.sha256:
-        return "another SHA-256"
-    return "" if pairs == shard.samples else f"{pairs} pairs instead of {shard.samples}"
 
 
 if __name__ == "__main__":

@@ -1,84 +1,45 @@
 """The factory: from options to published versions. Survey, plan, shards, manifest; what the entry scripts run."""
 
+import gzip
+import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from rich.console import Console
-from rich.table import Table
 
 from kgt.errors import UserError
-from kgt.imaging.files import check_writable as check_image_writable
 from pipelines import cluster, preview, versions
-from pipelines.options import about, expand_tasks
-from pipelines.plan import SPLITS, PlannedShard, Recipe, fingerprint, identity, pair_bytes, plan, recipe_of
+from pipelines.acceptance import accept
+from pipelines.estimate import estimate
+from pipelines.job_options import Options, RenewalOptions
+from pipelines.json_report import write_report
+from pipelines.plan import PlannedShard, Recipe, fingerprint, identity, plan, renewed
 from pipelines.progress import Meter
 from pipelines.sources import list_sources
 from pipelines.storage import Store, check_writable, open_store
-from pipelines.survey import Reject, Survey, survey
+from pipelines.summary import Summary, plan_table, say_rejects
+from pipelines.survey import Survey, survey
 from pipelines.synthesis import make_shard
-from pipelines.versions import Manifest, ShardEntry
-
-
-@dataclass
-class Options:
-    """What `synthesize.py` takes."""
-
-    task: Any = field(default="all", metadata=about("one task, several as [sr,denoise], or all"))
-    source: str = field(
-        default="sample", metadata=about("clean images: a folder, s3://bucket/folder, or sample (built-in photographs)")
-    )
-    store: str = field(
-        default="", metadata=about("where shards go: file:///folder or s3://bucket/folder [$KGT_HOME/shards]")
-    )
-    licence: str = field(
-        default="unspecified", metadata=about("licence tag recorded with every pair (the sample has its own)")
-    )
-    limit: int | None = field(default=None, metadata=about("use the first so many source images only"))
-    crop: int = field(default=256, metadata=about("side of a clean crop, pixels"))
-    crops: int = field(default=16, metadata=about("crops of one image"))
-    seed: int = field(default=0, metadata=about("seed of everything random"))
-    val_fraction: float = field(default=0.05, metadata=about("share of the source images kept for validation"))
-    max_reject_fraction: float = field(
-        default=0.5, metadata=about("more unusable source images than this fail the run")
-    )
-    shard_mib: float = field(default=256.0, metadata=about("size of a shard aimed at, MiB"))
-    shards_min: int = field(
-        default=24, metadata=about("training shards at least, where there are as many pairs: what workers share out")
-    )
-    preview: str | None = field(
-        default=None, metadata=about("write a contact sheet (clean and degraded) to this image file")
-    )
-    plan_only: bool = field(default=False, metadata=about("say what would be made, and make no shards"))
-    tasks: dict[str, dict[str, Any]] = field(
-        default_factory=dict, metadata=about("tasks.<task>.<setting>=10, [10,20] or {min: 10, max: 20}")
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("crop", "crops", "shards_min", "shard_mib", "limit"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"{name}={value}: a number above 0 is wanted")
-        for name in ("val_fraction", "max_reject_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)}: a share from 0 to 1 is wanted")
-        if self.shard_mib > 4096:
-            raise UserError(f"shard_mib={self.shard_mib:g}: a shard is put in one request, 4096 MiB at most")
+from pipelines.versions import SPLITS, Manifest, ShardEntry, statistics_of
 
 
 @dataclass(frozen=True)
 class Job:
-    """One version of one task to be made."""
+    """One version of one task to be made. `live` is the version before it; `mends`, that version itself if shards of it
+    were lost, which are made again."""
 
     recipe: Recipe
     epoch: int
     identity: str
     shards: tuple[PlannedShard, ...]
-    previous: Manifest | None
+    live: Manifest | None
+    mends: Manifest | None = None
 
     @property
     def task(self) -> str:
@@ -86,16 +47,39 @@ class Job:
         return self.recipe.task
 
 
-def run(options: Options, *, renew: bool, keep: int | None = None) -> None:
+@dataclass(frozen=True)
+class Sources:
+    """What was surveyed, as versions record it: the images' fingerprint and both lists' files."""
+
+    seen: Survey
+    fingerprint: str
+    images: bytes
+    rejects: bytes
+
+    @classmethod
+    def of(cls, seen: Survey) -> "Sources":
+        """The same for the same images and rejects."""
+        facts = [(image.digest, image.source.licence, image.source.split) for image in seen.images]
+        images = gzip.compress(_jsonl([image.record() for image in seen.images]), mtime=0)
+        return cls(seen, fingerprint(facts), images, _jsonl([reject.record() for reject in seen.rejects]))
+
+    def keys(self, task: str, version: str) -> tuple[str, str]:
+        """Where the two lists are in the store."""
+        digest = hashlib.sha256(self.images + self.rejects).hexdigest()[:32]
+        prefix = versions.survey_prefix(task, version, digest)
+        return f"{prefix}images.jsonl.gz", f"{prefix}rejects.jsonl"
+
+
+def run(options: Options) -> None:
     """Make and publish the next version of every task asked for.
 
-    A task whose newest version has the same settings and sources has nothing to do, unless `renew`: then the next
-    version has fresh randomness, and is compared with that one before it is published. `keep`: prune to that many.
+    A task whose newest version has the same settings and sources has nothing to do, but that shards of it which were
+    lost are made again. With RenewalOptions it gets a version with fresh randomness even so (unless `only_if_changed`),
+    which is compared with the live one before it is published; then old versions are pruned.
     """
     console = Console(width=None if Console().is_terminal else 140, highlight=False, markup=False)
-    recipes = _recipes(options)
-    if options.preview:
-        check_image_writable(Path(options.preview))
+    recipes = options.recipes()
+    options.check_files()
     store = open_store(options.store)
     sources = list_sources(options.source, options.licence)[: options.limit]
     if not options.plan_only:
@@ -105,157 +89,138 @@ def run(options: Options, *, renew: bool, keep: int | None = None) -> None:
         cluster.refuse_local_state(store.url)
     with Meter("survey", len(sources), "images") as meter:
         seen = survey(sources, options.crop, options.max_reject_fraction, meter.advance)
-    images = fingerprint([(image.digest, image.source.licence, image.source.split) for image in seen.images])
-
-    jobs = []
-    for recipe in recipes:
-        previous = versions.latest(store, recipe.task)
-        same = previous is not None and previous.identity == identity(recipe, images)
-        if same and not renew and not options.plan_only:
-            console.print(f"{recipe.task}: nothing to do, version {previous.version} is current")
-            continue
-        epoch = previous.epoch + 1 if previous else 1
-        jobs.append(Job(recipe, epoch, identity(recipe, images), tuple(plan(recipe, seen.images, epoch)), previous))
     if options.preview:
-        preview.write(Path(options.preview), [plan(recipe, seen.images, 1) for recipe in recipes])
+        rows = [(recipe.task, preview.planned_pairs(plan(recipe, seen.images, 1))) for recipe in recipes]
+        preview.write_sheet(Path(options.preview), rows)
         console.print(f"contact sheet: {options.preview}", soft_wrap=True)
     if options.plan_only:
-        console.print(_plan_table(jobs))
-        _say_rejects(console, seen, len(sources), "")
-    elif jobs:
-        _make(console, store, jobs, seen, images)
-        _say_rejects(console, seen, len(sources), f"{store.url}/{_rejects_key(jobs[0], seen)}")
-    if keep is not None and not options.plan_only:
+        plans = [(recipe, plan(recipe, seen.images, 1)) for recipe in recipes]
+        costs = [(recipe, shards, estimate(shards)) for recipe, shards in plans]
+        console.print(plan_table(costs, ray.cluster_resources().get("CPU", 1)))
+        say_rejects(console, seen, len(sources))
+        return
+    summary = Summary(store.url, rejects=dict(sorted(Counter(reject.reason for reject in seen.rejects).items())))
+    found = Sources.of(seen)
+    jobs = []
+    for recipe in recipes:
+        live = versions.latest(store, recipe.task)
+        job = _job(recipe, live, found, store, options)
+        if job is None:
+            summary.up_to_date[recipe.task] = live.version
+            console.print(f"{recipe.task}: nothing to do, version {live.version} is current")
+        else:
+            jobs.append(job)
+    refused = _make(store, jobs, found, summary, options) if jobs else []
+    if summary.manifests:
+        summary.rejects_listed = f"{store.url}/{summary.manifests[0].sources['rejects_key']}"
+        summary.print(console)
+        say_rejects(console, seen, len(sources), summary.rejects_listed)
+    if options.report:
+        write_report(Path(options.report), summary.record())
+    if refused:
+        raise UserError("; ".join(refused))
+    if isinstance(options, RenewalOptions):
         for recipe in recipes:
-            pruned = versions.prune(store, recipe.task, keep)
+            pruned = versions.prune(store, recipe.task, options.keep)
             if pruned.versions or pruned.shards:
                 console.print(f"{recipe.task}: {pruned}")
 
 
-def _recipes(options: Options) -> list[Recipe]:
-    common = {
-        name: getattr(options, name) for name in ("seed", "crop", "crops", "val_fraction", "shard_mib", "shards_min")
-    }
-    return [recipe_of(task, options.tasks.get(task, {}), **common) for task in expand_tasks(options.task)]
+def _job(recipe: Recipe, live: Manifest | None, found: Sources, store: Store, options: Options) -> Job | None:
+    """What is to be made of one task; None if nothing is."""
+    wanted = identity(recipe, found.fingerprint)
+    same = live is not None and live.identity == wanted
+    epoch = live.epoch + 1 if live else 1
+    renewal = options if isinstance(options, RenewalOptions) and not options.only_if_changed else None
+    if same and renewal is None:
+        if not _lost(store, live):
+            return None
+        shards = renewed(plan(recipe, found.seen.images, live.epoch), live.shards, 0.0)
+        if [shard.name for shard in shards] != [entry.name for entry in live.shards]:
+            raise UserError(
+                f"{store.url}: shards of {live.version} of {recipe.task} are missing, and this code would make others: "
+                "make the next version with regenerate.py"
+            )
+        return Job(recipe, live.epoch, wanted, tuple(shards), None, live)
+    shards = plan(recipe, found.seen.images, epoch)
+    if same:
+        shards = renewed(shards, live.shards, renewal.fraction)
+    return Job(recipe, epoch, wanted, tuple(shards), live)
 
 
-def _make(console: Console, store: Store, jobs: Sequence[Job], seen: Survey, images: str) -> None:
-    """Make the shards of all jobs side by side; publish each version when its last shard is there."""
+def _lost(store: Store, live: Manifest) -> bool:
+    """Whether a shard of the version is missing, or is not of its size."""
+
+    def whole(shard: ShardEntry) -> bool:
+        stat = store.head(live.key(shard))
+        return stat is not None and stat.size == shard.bytes
+
+    with ThreadPoolExecutor(16) as pool:
+        return not all(pool.map(whole, live.shards))
+
+
+def _make(store: Store, jobs: Sequence[Job], found: Sources, summary: Summary, options: Options) -> list[str]:
+    """Make the shards of all jobs side by side; publish each version when its last shard is there.
+
+    What was refused publication is returned, a line each: the other tasks go on.
+    """
     rows = [{"shard": shard, "store": store} for job in jobs for shard in job.shards]
     waiting = {shard.name: job for job in jobs for shard in job.shards}
     entries: dict[str, dict[str, ShardEntry]] = {job.task: {} for job in jobs}
-    manifests, made, kept = [], 0, 0
+    refused = []
     with Meter("shards", len(rows), "pairs") as meter:
         for result in cluster.each_row(make_shard, rows, cpus=1, alone=True):
             entry, job = result["entry"], waiting[result["entry"].name]
             entries[job.task][entry.name] = entry
-            kept += result["kept"]
-            made += 0 if result["kept"] else entry.samples
-            meter.advance(units=0 if result["kept"] else entry.samples)
+            summary.shards_kept += result["kept"]
+            summary.shards_made += not result["kept"]
+            summary.worker_peak_mib = max(summary.worker_peak_mib, result["peak_mib"])
+            pairs = 0 if result["kept"] else entry.samples
+            summary.pairs += pairs
+            meter.advance(units=pairs)
             if len(entries[job.task]) == len(job.shards):
-                manifests.append(_publish(store, job, entries[job.task], seen, images))
-    console.print(_summary_table(manifests))
-    size = sum(shard.bytes for manifest in manifests for shard in manifest.shards)
-    console.print(
-        f"{made} pairs made in {meter.seconds:.0f} s ({made / meter.seconds:.1f} pairs/s), "
-        f"{kept} of {len(rows)} shards were there already; {size / 2**20:.1f} MiB in {store.url}",
-        soft_wrap=True,
-    )
+                try:
+                    summary.manifests.append(_publish(store, job, entries[job.task], found, options))
+                except UserError as error:
+                    refused.append(str(error))
+        summary.seconds = meter.seconds
+    return refused
 
 
-def _publish(store: Store, job: Job, entries: dict[str, ShardEntry], seen: Survey, images: str) -> Manifest:
+def _publish(store: Store, job: Job, entries: dict[str, ShardEntry], found: Sources, options: Options) -> Manifest:
     ordered = tuple(entries[shard.name] for shard in job.shards)
+    if job.mends:
+        if ordered != job.mends.shards:
+            raise UserError(
+                f"{store.url}: shards of {job.mends.version} of {job.task} were lost and cannot be made again to the "
+                "same bytes here: make the next version with regenerate.py"
+            )
+        return job.mends
+    version = versions.version_name(job.epoch)
+    images_key, rejects_key = found.keys(job.task, version)
     manifest = Manifest(
         task=job.task,
-        version=versions.version_name(job.epoch),
+        version=version,
         epoch=job.epoch,
         identity=job.identity,
         recipe=asdict(job.recipe),
         sources={
-            "fingerprint": images,
-            "images": len(seen.images),
-            "rejects": dict(sorted(Counter(reject.reason for reject in seen.rejects).items())),
-            "rejects_key": _rejects_key(job, seen),
+            "fingerprint": found.fingerprint,
+            "images": len(found.seen.images),
+            "images_key": images_key,
+            "rejects": dict(sorted(Counter(reject.reason for reject in found.seen.rejects).items())),
+            "rejects_key": rejects_key,
         },
         shards=ordered,
-        statistics={split: _statistics([entry for entry in ordered if entry.split == split]) for split in SPLITS},
+        statistics={split: statistics_of([entry for entry in ordered if entry.split == split]) for split in SPLITS},
     )
-    if job.previous and job.previous.identity == job.identity:
-        _compare(job.previous, manifest)
-    store.put(_rejects_key(job, seen), _jsonl(seen.rejects))  # first: a published manifest names no missing file
+    if job.live and isinstance(options, RenewalOptions):
+        accept(store, job.live, manifest, options.max_shrink)
+    store.put(images_key, found.images)  # first: a published manifest names no missing file
+    store.put(rejects_key, found.rejects)
     versions.publish(store, manifest)
     return manifest
 
 
-def _statistics(entries: Sequence[ShardEntry]) -> dict[str, float]:
-    samples = sum(entry.samples for entry in entries)
-    mean = math.fsum(entry.psnr_sum for entry in entries) / max(1, samples)
-    variance = math.fsum(entry.psnr_squares for entry in entries) / max(1, samples) - mean**2
-    return {
-        "shards": len(entries),
-        "pairs": samples,
-        "bytes": sum(entry.bytes for entry in entries),
-        "input_psnr": round(mean, 4),
-        "input_psnr_deviation": round(math.sqrt(max(0.0, variance)), 4),
-    }
-
-
-def _compare(live: Manifest, new: Manifest) -> None:
-    """Versions that differ in randomness only have as many pairs, and the same input PSNR but for chance."""
-    for split in SPLITS:
-        old, now = live.statistics[split], new.statistics[split]
-        if old["pairs"] != now["pairs"]:
-            raise UserError(
-                f"{new.task} {new.version} has {now['pairs']} {split} pairs, "
-                f"{live.version} {old['pairs']}: not published"
-            )
-        error = math.hypot(old["input_psnr_deviation"], now["input_psnr_deviation"]) / math.sqrt(max(1, now["pairs"]))
-        if abs(now["input_psnr"] - old["input_psnr"]) > 0.5 + 4 * error:
-            raise UserError(
-                f"{new.task} {new.version} has a mean input PSNR of {now['input_psnr']:.2f} dB in {split}, "
-                f"{live.version} {old['input_psnr']:.2f} dB, which is no chance: not published"
-            )
-
-
-def _rejects_key(job: Job, seen: Survey) -> str:
-    return versions.rejects_key(job.task, versions.version_name(job.epoch), _jsonl(seen.rejects))
-
-
-def _jsonl(rejects: Sequence[Reject]) -> bytes:
-    lines = [json.dumps({"source": r.name, "reason": r.reason, "detail": r.detail}, sort_keys=True) for r in rejects]
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _plan_table(jobs: Sequence[Job]) -> Table:
-    table = Table("task", "crop", title="the plan", title_justify="left")
-    for column in ("train images", "train pairs", "train shards", "val images", "val pairs", "val shards", "about MiB"):
-        table.add_column(column, justify="right")
-    for job in jobs:
-        cells = []
-        for split in SPLITS:
-            shards = [shard for shard in job.shards if shard.split == split]
-            images = {part.image.digest for shard in shards for part in shard.parts}
-            cells += [len(images), sum(shard.samples for shard in shards), len(shards)]
-        size = sum(shard.samples for shard in job.shards) * pair_bytes(job.recipe) / 2**20
-        table.add_row(job.task, str(job.recipe.side), *map(str, cells), f"{size:.1f}")
-    return table
-
-
-def _summary_table(manifests: Sequence[Manifest]) -> Table:
-    table = Table("task", "version", title_justify="left")
-    for column in ("train pairs", "shards", "val pairs", "shards", "MiB", "mean input PSNR, dB"):
-        table.add_column(column, justify="right")
-    for manifest in manifests:
-        train, val = (manifest.statistics[split] for split in SPLITS)
-        size = (train["bytes"] + val["bytes"]) / 2**20
-        counts = (train["pairs"], train["shards"], val["pairs"], val["shards"])
-        table.add_row(manifest.task, manifest.version, *map(str, counts), f"{size:.1f}", f"{train['input_psnr']:.2f}")
-    return table
-
-
-def _say_rejects(console: Console, seen: Survey, total: int, listed: str) -> None:
-    if not seen.rejects:
-        return
-    reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(r.reason for r in seen.rejects).most_common())
-    where = f", listed in {listed}" if listed else ""
-    console.print(f"{len(seen.rejects)} of {total} source images not used: {reasons}{where}", soft_wrap=True)
+def _jsonl(records: Sequence[dict[str, Any]]) -> bytes:
+    return "".join(f"{json.dumps(record, sort_keys=True)}\n" for record in records).encode()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from kgt.errors import UserError
 from kgt.tasks import get_task
@@ -20,14 +20,14 @@ from pipelines.degradations import DEGRADATIONS, Crop, pair_rng, settings_of
 from pipelines.degradations.values import plain
 from pipelines.shards import FORMAT
 from pipelines.survey import Image
-from pipelines.versions import ShardEntry
+from pipelines.versions import ShardEntry, Split
 
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
 MIN_SIDE = 32  # pixels of a crop: less is hardly an image, and no measure of one
 
 # What in a recipe decides which shard a pair goes to, but nothing about the pair.
 _DIVISION = ("val_fraction", "shard_mib", "shards_min")
+# The settings that say something of pairs that are given.
+_OF_GIVEN = {"sr": ("scale",), "demosaic": ("pattern",)}
 # Validation pairs are those of the first epoch in every version: figures stay comparable and the shards are shared.
 _VALIDATION_EPOCH = 1
 # Bytes of a shard for a pixel of the clean crop, both images together, as measured on Kodak's photographs.
@@ -125,7 +125,12 @@ def fingerprint(value: Any) -> str:
 
 def recipe_of(task: str, changes: dict[str, Any], **common: Any) -> Recipe:
     """The task's recipe with the user's `tasks.<task>.*` changes. Raises UserError, also for too small a crop."""
-    recipe = Recipe(get_task(task).name, plain(settings_of(task, changes)), **common)
+    settings = plain(settings_of(get_task(task).name, changes))
+    if common["paired"]:
+        if idle := [name for name in changes if name not in _OF_GIVEN.get(task, ())]:
+            raise UserError(f"tasks.{task}.{idle[0]} has no effect on pairs that are given (degraded=): leave it out")
+        settings = {name: settings[name] for name in _OF_GIVEN.get(task, ())}
+    recipe = Recipe(task, settings, **common)
     if recipe.side < MIN_SIDE:
         raise UserError(f"crop={recipe.crop} is too small for {task}: {MIN_SIDE} pixels are the least")
     return recipe

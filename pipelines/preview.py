@@ -1,6 +1,7 @@
-"""A contact sheet: clean and degraded crops side by side, one row a task."""
+"""A contact sheet: clean and degraded images side by side, one row a task."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,31 +10,48 @@ from PIL import Image, ImageDraw
 from kgt.imaging import to_rgb, write_image
 from pipelines.degradations import Pair
 from pipelines.plan import Part, PlannedShard
+from pipelines.shards import decode_pair, read_shard
+from pipelines.storage import Store
 from pipelines.synthesis import input_psnr, pairs_of
+from pipelines.versions import Manifest
 
 COLUMNS = 4
 _CELL, _GAP, _LABEL = 192, 8, 30
 
 
-def write(path: Path, plans: Sequence[Sequence[PlannedShard]]) -> None:
-    """Write the sheet of some pairs of each plan, from sources apart. Nothing of a plan needs to have been made."""
+def write_sheet(path: Path, rows: Sequence[tuple[str, Iterable[Pair]]]) -> None:
+    """Write a sheet with a row for each (task, pairs), of which the first `COLUMNS` are shown."""
     width = COLUMNS * (2 * _CELL + _GAP) + _GAP
-    sheet = Image.new("RGB", (width, len(plans) * (_CELL + _LABEL + _GAP) + _GAP), "white")
-    for row, shards in enumerate(plans):
-        for column, (shard, part) in enumerate(_some(shards)):
-            _, pair, _ = next(pairs_of(part, shard))
+    sheet = Image.new("RGB", (width, len(rows) * (_CELL + _LABEL + _GAP) + _GAP), "white")
+    for row, (task, pairs) in enumerate(rows):
+        for column, pair in enumerate(islice(pairs, COLUMNS)):
             left, top = _GAP + column * (2 * _CELL + _GAP), _GAP + row * (_CELL + _LABEL + _GAP)
             for place, pixels in enumerate((pair.clean, _shown(pair.degraded))):
                 sheet.paste(_cell(pixels), (left + place * _CELL, top + _LABEL))
-            ImageDraw.Draw(sheet).text((left, top), _caption(shard.recipe.task, pair), fill="black")
+            ImageDraw.Draw(sheet).text((left, top), _caption(task, pair), fill="black")
     write_image(path, np.asarray(sheet))
 
 
-def _some(shards: Sequence[PlannedShard]) -> list[tuple[PlannedShard, Part]]:
-    """The first pair of a few different images, evenly spread over the plan."""
+def planned_pairs(shards: Sequence[PlannedShard]) -> Iterable[Pair]:
+    """A pair of each of some images of a plan. Nothing of it needs to have been made."""
+    for shard, part in some_pairs(shards, COLUMNS):
+        _, pair, _ = next(pairs_of(part, shard))
+        yield pair
+
+
+def stored_pairs(store: Store, manifest: Manifest) -> Iterable[Pair]:
+    """The first pair of each of some shards of a version."""
+    for entry in manifest.shards[:: max(1, len(manifest.shards) // COLUMNS)]:
+        with store.open(manifest.key(entry)) as file:
+            pair = decode_pair(next(read_shard(file)))
+        yield Pair(pair.clean, pair.degraded, pair.meta["parameters"])
+
+
+def some_pairs(shards: Sequence[PlannedShard], count: int) -> list[tuple[PlannedShard, Part]]:
+    """`count` different images, evenly spread over the plan: the part of each that begins with its first pair."""
     firsts = [(shard, part) for shard in shards for part in shard.parts if part.first == 0]
-    step = max(1, len(firsts) // COLUMNS)
-    return firsts[::step][:COLUMNS]
+    step = max(1, len(firsts) // count)
+    return firsts[::step][:count]
 
 
 def _shown(degraded: np.ndarray) -> np.ndarray:
@@ -41,14 +59,16 @@ def _shown(degraded: np.ndarray) -> np.ndarray:
 
 
 def _cell(pixels: np.ndarray) -> Image.Image:
+    """Fitted into a square cell: crops are square, whole images of given pairs may not be."""
     image = Image.fromarray(to_rgb(pixels))
-    enlarged = max(image.size) < _CELL
-    return image.resize((_CELL, _CELL), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
+    scale = _CELL / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
 def _caption(task: str, pair: Pair) -> str:
     drawn = [
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {str(value)[:16]}"
         for name, value in pair.parameters.items()
         if not name.startswith("frame_") and not isinstance(value, bool)
     ]

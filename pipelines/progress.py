@@ -68,5 +68,12 @@ class Meter:
 
     def _say(self) -> None:
         print(
-            f"{self.title}: {self.done}/{self.total}, {self._rate()}, {self.seconds:.0f} s", file=sys.stderr, flush=True
+            f"{self.title}: {self.done}/{self.total}, {self._rate()}, {self.seconds:.0f} s{self._left()}",
+            file=sys.stderr,
+            flush=True,
         )
+
+    def _left(self) -> str:
+        if not 0 < self.done < self.total:
+            return ""
+        return f", {self.seconds / self.done * (self.total - self.done):.0f} s left"

@@ -2,15 +2,16 @@
 
     python pipelines/regenerate.py task=all
     python pipelines/regenerate.py task=[jpeg,sr] source=s3://bucket/photos store=s3://bucket/shards keep=5
+    python pipelines/regenerate.py task=all fraction=0.25
     python pipelines/regenerate.py task=all only_if_changed=true
 
-Takes what synthesize.py takes; give it the same. A new version is compared with the current one before it is published.
-Validation pairs stay the same from version to version. Safe to run twice, and after a crash.
+Takes what synthesize.py takes; give it the same. A new version is compared with the live one, and a sample of it read
+back, before it is published. Validation pairs stay the same from version to version. Safe to run twice, and after a
+crash. Exit code 0: published, or nothing to do; 2: refused, and the live version stays.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 if __name__ == "__main__":  # a script's own folder comes first otherwise, and hides packages of the same names
@@ -18,27 +19,14 @@ if __name__ == "__main__":  # a script's own folder comes first otherwise, and h
 
 from kgt.errors import UserError
 from pipelines import factory
-from pipelines.options import about, parse
-
-
-@dataclass
-class Options(factory.Options):
-    """What `regenerate.py` takes."""
-
-    keep: int = field(default=3, metadata=about("versions kept, beside pinned ones"))
-    only_if_changed: bool = field(default=False, metadata=about("act only if sources, settings or format changed"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.keep < 1:
-            raise UserError(f"keep={self.keep}: at least one version is kept")
+from pipelines.job_options import RenewalOptions
+from pipelines.options import parse
 
 
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
     try:
-        options = parse(Options, argv, __doc__)
-        factory.run(options, renew=not options.only_if_changed, keep=options.keep)
+        factory.run(parse(RenewalOptions, argv, __doc__))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -24,6 +24,13 @@ class Image:
     width: int
     detail: bytes = b""
 
+    def record(self) -> dict[str, Any]:
+        """For the list of a version's images."""
+        return {"source": self.source.name, "licence": self.source.licence, "digest": self.digest} | {
+            "height": self.height,
+            "width": self.width,
+        }
+
 
 @dataclass(frozen=True)
 class Reject:
@@ -32,6 +39,10 @@ class Reject:
     name: str
     reason: str
     detail: str
+
+    def record(self) -> dict[str, str]:
+        """For the list of a version's rejects."""
+        return {"source": self.name, "reason": self.reason, "detail": self.detail}
 
 
 @dataclass(frozen=True)

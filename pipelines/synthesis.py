@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 
 from kgt.errors import UserError
 from kgt.imaging import demosaic_malvar, imresize, psnr, read_image, rgb_to_y, to_rgb
-from pipelines.degradations import Pair, degrade_region, pair_rng, settings_of
+from pipelines.degradations import Crop, Pair, deblur, degrade_region, pair_rng, settings_of
+from pipelines.degradations.values import Scalar
+from pipelines.memory import peak_mib
 from pipelines.plan import Part, PlannedShard
 from pipelines.shards import Sample, encode_pair, write_shard
 from pipelines.storage import Missing, Store
@@ -24,10 +26,13 @@ PSNR_MOST = 100.0  # dB: what a pair of equal images counts as in a mean
 
 
 def make_shard(row: dict[str, Any]) -> dict[str, Any]:
-    """`row`: a PlannedShard and a Store. Make the shard unless it is there; its ShardEntry, and whether it was kept."""
+    """`row`: a PlannedShard and a Store. Make the shard unless it is there.
+
+    Its ShardEntry, whether it was kept, and the most memory that this process has held so far, in MiB.
+    """
     shard, store = row["shard"], row["store"]
     entry = finished(shard, store)
-    return {"entry": entry or _make(shard, store), "kept": entry is not None}
+    return {"entry": entry or _make(shard, store), "kept": entry is not None, "peak_mib": peak_mib()}
 
 
 def finished(shard: PlannedShard, store: Store) -> ShardEntry | None:
@@ -51,15 +56,21 @@ def pairs_of(part: Part, shard: PlannedShard) -> Iterator[tuple[str, Pair, dict[
     Raises UserError if the image is not what the survey saw.
     """
     recipe, image = shard.recipe, part.image
-    pixels = _read(part)
+    clean, *others = _read(part)
     settings = settings_of(recipe.task, recipe.settings)
     crops = recipe.crops_of(image, shard.epoch)
     for number in range(part.first, part.last):
         crop = crops[number]
         rng = pair_rng(recipe.seed, shard.epoch, recipe.task, image.digest, crop)
-        pair = degrade_region(recipe.task, pixels, crop, settings, rng)
+        if recipe.paired:
+            pair = given_pair(recipe.task, clean, others[0], crop, settings)
+        elif others:
+            pair = video_pair(clean, others, crop, settings, rng)
+        else:
+            pair = degrade_region(recipe.task, clean, crop, settings, rng)
         record = {
             "task": recipe.task,
+            "paired": recipe.paired,
             "parameters": pair.parameters,
             "seed": recipe.seed,
             "epoch": shard.epoch,
@@ -70,6 +81,32 @@ def pairs_of(part: Part, shard: PlannedShard) -> Iterator[tuple[str, Pair, dict[
             "degraded_size": list(pair.degraded.shape),
         }
         yield f"{image.digest[:20]}-{number:05d}", pair, record
+
+
+def given_pair(task: str, clean: np.ndarray, degraded: np.ndarray, crop: Crop, settings: Any) -> Pair:
+    """The pair of one crop of a clean image and of the degraded image that was given with it.
+
+    Recorded are the parameters that the images' sizes and channels stand for: `scale` of sr, `pattern` of demosaic.
+    """
+    parameters: dict[str, Scalar] = {}
+    if task == "sr":
+        parameters["scale"] = clean.shape[0] // degraded.shape[0]
+    if task == "demosaic":
+        (parameters["pattern"],) = settings.pattern.options
+    else:
+        degraded = to_rgb(degraded)
+    ratio = clean.shape[0] // degraded.shape[0]
+    return Pair(_cut(clean, crop), _cut(degraded, Crop(*(side // ratio for side in crop))), parameters)
+
+
+def video_pair(
+    middle: np.ndarray, others: Sequence[np.ndarray], crop: Crop, settings: Any, rng: np.random.Generator
+) -> Pair:
+    """The pair of one crop of consecutive frames: all of them averaged, and the middle one. `others` are in order."""
+    half = len(others) // 2
+    frames = [_cut(frame, crop) for frame in (*others[:half], middle, *others[half:])]
+    parameters = deblur.draw(settings, rng)
+    return Pair(frames[half], deblur.average(frames, rng, parameters), parameters | {"frames": len(frames)})
 
 
 def input_psnr(task: str, pair: Pair) -> float:
@@ -114,7 +151,8 @@ def _make(shard: PlannedShard, store: Store) -> ShardEntry:
     return entry
 
 
-def _read(part: Part) -> np.ndarray:
+def _read(part: Part) -> list[np.ndarray]:
+    """The source's images: the clean one as RGB, then the others."""
     source = part.image.source
     try:
         data, others = source.read(), source.read_others()
@@ -122,7 +160,11 @@ def _read(part: Part) -> np.ndarray:
         raise UserError(f"source {source.location} disappeared while the run was going on: run it again") from error
     if digest_of(data, others) != part.image.digest:
         raise UserError(f"source {source.location} changed while the run was going on: run it again")
-    return to_rgb(read_image(data))
+    return [to_rgb(read_image(data)), *(read_image(other) for other in others)]
+
+
+def _cut(image: np.ndarray, crop: Crop) -> np.ndarray:
+    return np.ascontiguousarray(image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width])
 
 
 def _capped(value: float) -> float:

@@ -17,13 +17,14 @@ if __name__ == "__main__":  # a script's own folder comes first otherwise, and h
 
 from kgt.errors import UserError
 from pipelines import factory
+from pipelines.job_options import Options
 from pipelines.options import parse
 
 
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
     try:
-        factory.run(parse(factory.Options, argv, __doc__), renew=False)
+        factory.run(parse(Options, argv, __doc__))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

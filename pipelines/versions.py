@@ -2,7 +2,7 @@
 
 <task>/pool/<shard>.tar        the shards, and beside each its record <shard>.json, written when the shard is there
 <task>/versions/v000001.json   manifests, created once and never changed
-<task>/rejects/v000001-<digest>/rejects.jsonl   the source images that were not used; the manifest names it
+<task>/survey/v000001-<digest>/images.jsonl.gz, rejects.jsonl   the source images, used or not; the manifest names both
 <task>/CURRENT                 which version is the newest, moved forward by compare-and-set
 <task>/pins/v000001/<name>.json   who needs an older version kept
 """
@@ -10,16 +10,20 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kgt.errors import UserError
 from kgt.tasks import nearest
 from pipelines.storage import Absent, Conflict, Matches, Missing, Store
 
 FORMAT = 2
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 ORPHAN_SECONDS = 24 * 3600.0  # an unreferenced shard may belong to a run that is not finished
 
 _VERSION = re.compile(r"v\d{6}")
@@ -48,8 +52,8 @@ class Manifest:
     """One published version of one task's data. `epoch` is its number: the randomness that no earlier version has.
 
     `identity` is common to versions that differ in their randomness only; `recipe` holds what the user set; `sources`
-    the images' count and fingerprint, the rejects by reason and the key of their list; `statistics` a summary for each
-    split.
+    the images' count and fingerprint, the rejects by reason and the keys of both lists; `statistics` a summary for
+    each split.
     """
 
     task: str
@@ -82,14 +86,28 @@ class Manifest:
         return pool_key(self.task, shard.name)
 
 
+def statistics_of(shards: Sequence[ShardEntry]) -> dict[str, float]:
+    """The summary of a split: `shards`, `pairs`, `bytes`, mean `input_psnr` in dB and `input_psnr_deviation`."""
+    pairs = sum(shard.samples for shard in shards)
+    mean = math.fsum(shard.psnr_sum for shard in shards) / max(1, pairs)
+    variance = math.fsum(shard.psnr_squares for shard in shards) / max(1, pairs) - mean**2
+    return {
+        "shards": len(shards),
+        "pairs": pairs,
+        "bytes": sum(shard.bytes for shard in shards),
+        "input_psnr": round(mean, 4),
+        "input_psnr_deviation": round(math.sqrt(max(0.0, variance)), 4),
+    }
+
+
 def pool_key(task: str, shard: str, suffix: str = "tar") -> str:
     """The key of a shard (`tar`) or its record (`json`)."""
     return f"{task}/pool/{shard}.{suffix}"
 
 
-def rejects_key(task: str, version: str, rejects: bytes) -> str:
-    """The key of a version's list of unused source images. Two runs at once that differ in it have a list each."""
-    return f"{task}/rejects/{version}-{hashlib.sha256(rejects).hexdigest()[:32]}/rejects.jsonl"
+def survey_prefix(task: str, version: str, digest: str) -> str:
+    """Where the lists of a version's source images are. Two runs at once that differ in them have lists each."""
+    return f"{task}/survey/{version}-{digest}/"
 
 
 def version_name(number: int) -> str:
@@ -230,9 +248,9 @@ def _remove(store: Store, task: str, version: str) -> bool:
     if version in pins(store, task):  # pinned since we looked: `pin` writes first and then looks for the manifest
         store.put(key, data, condition=Absent())
         return False
-    for rejects in store.list(f"{task}/rejects/"):
-        if rejects.startswith(f"{task}/rejects/{version}-"):
-            store.delete(rejects)
+    for key in store.list(f"{task}/survey/"):
+        if key.startswith(f"{task}/survey/{version}-"):
+            store.delete(key)
     return True
 
 

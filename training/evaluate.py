@@ -18,6 +18,7 @@ sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kgt.errors import UserError
+from pipelines.json_report import check_report, write_report
 from pipelines.options import about, expand_tasks, parse
 from training import evaluation, tables
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = parse(Options, argv, __doc__)
         if options.report:
-            evaluation.check_report(Path(options.report))
+            check_report(Path(options.report))
         rows = []
         for task in expand_tasks(options.task):
             rows += evaluation.evaluate_task(
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
             )
         tables.print_rows(rows)
         if options.report:
-            evaluation.write_report(Path(options.report), rows)
+            write_report(Path(options.report), [row.record() for row in rows])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,6 @@
 """How good a model is, by the published protocols: degrade, restore, compare, average over a set of images."""
 
 import hashlib
-import json
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from kgt import registry
-from kgt.atomic import write_atomically
 from kgt.errors import UserError
 from kgt.imaging import ImageError, demosaic_malvar, imresize, read_image, score
 from kgt.tasks import TASKS, Protocol, get_task
@@ -103,30 +100,6 @@ def check_images(images: str, degraded: str, clean: str) -> None:
     """Raises UserError where `evaluate_task` would, for any task, because of what is named or of what is not there."""
     for address in _addresses(images, degraded, clean):
         _listed(address)
-
-
-def write_report(path: Path, rows: Sequence[Row]) -> None:
-    """The rows as a JSON list, whole or not at all. Raises UserError if the place refuses."""
-    write_json(path, [row.record() for row in rows])
-
-
-def check_report(path: Path) -> None:
-    """See that a report can be written there, before the work is done. Raises UserError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write report {path}: {error.strerror or error}") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Raises UserError if the place refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"cannot write report {path}: {error.strerror or error}") from error
 
 
 def baseline(task: str, pair: Pair) -> np.ndarray:

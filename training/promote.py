@@ -17,6 +17,7 @@ sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kgt.errors import UserError
+from pipelines.json_report import check_report, write_report
 from pipelines.options import about, expand_tasks, parse
 from training import evaluation, promotion, tables, tracking
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         evaluation.check_images(options.images, options.degraded, options.clean)
         reports = [promotion.report_path(task) for task in names]
         for path in [*reports, Path(options.report)] if options.report else reports:
-            evaluation.check_report(path)
+            check_report(path)
         tracking.open_tracking()
         decisions = []
         for task in names:
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
             decisions.append(promotion.promote(task, changes=options.tasks.get(task), **how))
         decided = [decision for decision in decisions if decision.verdict != "failed"]
         if options.report:
-            evaluation.write_json(Path(options.report), [decision.record() for decision in decided])
+            write_report(Path(options.report), [decision.record() for decision in decided])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,8 +11,9 @@ import numpy as np
 from kgt.errors import UserError
 from kgt.home import home
 from kgt.restore import NotFiniteError
+from pipelines.json_report import write_report
 from training import tracking
-from training.evaluation import Row, evaluate_task, write_json
+from training.evaluation import Row, evaluate_task
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 
@@ -100,7 +101,7 @@ def promote(task: str, **how: Any) -> Decision:
         decision = decide(task, **how)
     except UserError as error:
         return Decision(task, "failed", str(error))
-    write_json(report_path(task), decision.record())
+    write_report(report_path(task), decision.record())
     return decision
 
 

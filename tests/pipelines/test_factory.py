@@ -1,6 +1,9 @@
 """From photographs to published versions, on a real Ray."""
 
+import dataclasses
+import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +11,9 @@ from PIL import Image
 
 from kgt.errors import UserError
 from pipelines import datasets, factory, regenerate, synthesize, versions
-from pipelines.factory import Options
-from pipelines.plan import plan, recipe_of
+from pipelines.acceptance import accept
+from pipelines.job_options import Options, RenewalOptions
+from pipelines.plan import Recipe, plan, recipe_of
 from pipelines.shards import decode_pair, read_shard
 from pipelines.storage import Store
 from pipelines.survey import Image as SourceImage
@@ -109,21 +113,93 @@ def test_regenerate(photos: Path, file_store: Store, capsys: pytest.CaptureFixtu
     assert not {s.name for s in second.split("train")} & {s.name for s in first.split("train")}
     assert regenerate.main([*asked, "keep=2"]) == 0
     assert versions.list_versions(file_store, "denoise") == ["v000002", "v000003"]
-    kept = [versions.load(file_store, "denoise", version).sources["rejects_key"] for version in ("v000002", "v000003")]
-    assert list(file_store.list("denoise/rejects/")) == kept
+    kept = [versions.load(file_store, "denoise", version).sources for version in ("v000002", "v000003")]
+    assert list(file_store.list("denoise/survey/")) == [s[key] for s in kept for key in ("images_key", "rejects_key")]
     (photos / "photo 0.png").unlink()
-    assert regenerate.main([*asked, "only_if_changed=true", "keep=2"]) == 0
+    capsys.readouterr()
+    assert regenerate.main([*asked, "only_if_changed=true", "keep=2"]) == 2
+    assert re.search(r"denoise v000004 has \d+ train pairs.*not published.*max_shrink=0\.", capsys.readouterr().err)
+    assert versions.current(file_store, "denoise").version == "v000003"
+    assert regenerate.main([*asked, "only_if_changed=true", "keep=2", "max_shrink=0.4"]) == 0
     assert versions.current(file_store, "denoise").sources["images"] == 5
 
 
 def test_a_version_unlike_the_live_one_is_not_published(photos: Path, file_store: Store) -> None:
-    asked = Options(source=str(photos), store=file_store.url, task="jpeg", crop=48, crops=3)
-    factory.run(asked, renew=True)
+    asked = {"source": str(photos), "store": file_store.url, "task": "jpeg", "crop": 48, "crops": 3}
+    factory.run(Options(**asked))
     live = versions.current(file_store, "jpeg")
-    for change, word in (({"input_psnr": 70.0}, "no chance"), ({"pairs": 1}, "pairs")):
+    accept(file_store, live, live, max_shrink=0.0)
+    for change, word in (({"input_psnr": 70.0}, "no chance"), ({"pairs": 1}, "pairs"), ({"bytes": 9}, "9 bytes")):
         odd = live.statistics | {"train": live.statistics["train"] | change}
         with pytest.raises(UserError, match=f"{word}.*not published"):
-            factory._compare(live, versions.dataclasses.replace(live, statistics=odd))
+            accept(file_store, live, dataclasses.replace(live, statistics=odd), max_shrink=1.0)
+    factory.run(RenewalOptions(**asked))
+    fresh = versions.current(file_store, "jpeg")
+    file_store.put(fresh.key(fresh.shards[0]), file_store.get(fresh.key(fresh.shards[0]))[:-2000])
+    with pytest.raises(UserError, match=r"was just made and is not right.*not published"):
+        accept(file_store, live, fresh, max_shrink=1.0)
+
+
+def test_a_part_of_the_shards_is_renewed(photos: Path, file_store: Store) -> None:
+    asked = arguments(photos, file_store, "task=sr", "fraction=0.5")
+    epochs = []
+    for _ in range(3):
+        assert regenerate.main(asked) == 0
+        epochs.append([shard.epoch for shard in versions.current(file_store, "sr").split("train")])
+    assert [sorted(each) for each in epochs] == [[1, 1, 1, 1], [1, 1, 2, 2], [2, 2, 3, 3]]
+
+
+def test_shards_that_were_lost_are_made_again(
+    photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = arguments(photos, file_store, "task=denoise")
+    assert synthesize.main(asked) == 0
+    assert regenerate.main([*asked, "fraction=0.5"]) == 0
+    before = contents(file_store)
+    live = versions.current(file_store, "denoise")
+    for shard in live.shards[::2]:
+        file_store.delete(live.key(shard))
+    file_store.put(live.key(live.shards[1]), b"cut")
+    capsys.readouterr()
+    assert synthesize.main(asked) == 0
+    assert "1 of 5 shards were there already" in capsys.readouterr().out
+    assert contents(file_store) == before
+    assert synthesize.main(asked) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_the_closing_figures_as_json(photos: Path, file_store: Store, tmp_path: Path) -> None:
+    (photos / "bad.png").write_text("not an image")
+    asked = arguments(photos, file_store, "task=[sr,jpeg]", f"report={tmp_path}/report.json")
+    assert synthesize.main(asked) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    manifest = versions.current(file_store, "jpeg")
+    assert report["tasks"]["jpeg"] == {"version": "v000001", "digest": manifest.digest, **manifest.statistics}
+    assert report["pairs_made"] == 36
+    assert report["shards"] == {"made": 10, "kept": 0}
+    assert report["bytes"] == sum(len(file_store.get(f"{task}/pool/{key}")) for task, key in tars(file_store))
+    assert report["rejects"] == {"not-an-image": 1}
+    assert all(50 < peak < 5000 for peak in report["peak_mib"].values())
+    assert synthesize.main(asked) == 0
+    again = json.loads((tmp_path / "report.json").read_text())
+    assert again["up_to_date"] == {"sr": "v000001", "jpeg": "v000001"}
+    assert again["pairs_made"] == 0
+
+
+def test_what_the_survey_saw_is_kept_with_the_version(photos: Path, file_store: Store) -> None:
+    assert synthesize.main(arguments(photos, file_store, "task=sr")) == 0
+    listed = gzip.decompress(file_store.get(versions.current(file_store, "sr").sources["images_key"]))
+    images = [json.loads(line) for line in listed.splitlines()]
+    assert sorted(image["source"] for image in images) == [
+        *(f"more/photo {n}.png" for n in (5,)),
+        *(f"photo {n}.png" for n in range(5)),
+    ]
+    assert all((image["width"], image["licence"]) == (96, "unspecified") for image in images)
+
+
+def tars(store: Store) -> list[tuple[str, str]]:
+    keys = [key.split("/") for key in store.list("") if key.endswith(".tar")]
+    return [(task, name) for task, _, name in keys]
 
 
 def test_plan_only_and_preview_make_no_shards(
@@ -162,6 +238,11 @@ def test_datasets_looks_after_versions(photos: Path, file_store: Store, capsys: 
     assert "current" in capsys.readouterr().out
     assert datasets.main(["show", at, "task=sr"]) == 0
     assert json.loads(capsys.readouterr().out)["version"] == "v000001"
+    sheet = file_store.root / "sheet.png"
+    assert datasets.main(["show", at, f"preview={sheet}"]) == 0
+    with Image.open(sheet) as image:
+        assert 3 * 192 > image.height > 2 * 192
+    capsys.readouterr()
     assert datasets.main(["verify", at]) == 0
     assert "10 shards of 2 tasks are as published" in capsys.readouterr().out
     assert datasets.main(["pin", at, "task=sr", "name=paper"]) == 0
@@ -206,6 +287,9 @@ def test_datasets_names_mistakes(argv: list[str], message: str, capsys: pytest.C
         ("source=/no/such/folder", "no such folder"),
         ("store=gs://x", "unknown scheme"),
         ("preview=sheet.txt", "suffix"),
+        ("grid=0", "above 0"),
+        ("max_flatness=1.1", "share from 0 to 1"),
+        ("report=/proc/report.json", "cannot write report"),
     ],
 )
 def test_mistakes_end_in_one_line_and_change_nothing(
@@ -225,6 +309,6 @@ def test_sample_photographs_stay_on_their_side() -> None:
     assert sides["val"] == {s.name for s in sources if s.split == "val"}
 
 
-def _recipe() -> factory.Recipe:
+def _recipe() -> Recipe:
     common = {"seed": 0, "grid": None, "max_flatness": 0.9, "paired": False, "shard_mib": 256.0, "shards_min": 1}
     return recipe_of("sr", {}, crop=64, crops=2, val_fraction=0.5, **common)

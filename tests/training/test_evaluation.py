@@ -17,8 +17,9 @@ from kgt.errors import UserError
 from kgt.imaging import to_gray, write_image
 from kgt.model import KGT
 from kgt.weights import save_weights
+from pipelines.json_report import write_report
 from training import evaluate
-from training.evaluation import evaluate_task, write_report
+from training.evaluation import evaluate_task
 
 PHOTO = np.ascontiguousarray(data.astronaut()[:96, 160:288])
 
@@ -97,7 +98,7 @@ def test_a_model_changes_the_output_alone(photos: Path, tmp_path: Path) -> None:
 
 def test_means_are_over_images_and_rows_are_json(photos: Path, tmp_path: Path) -> None:
     rows = evaluate_task("weather", images=str(photos), changes={"kind": ["snow", "rain"]}, quiet=True)
-    write_report(tmp_path / "deep" / "report.json", rows)
+    write_report(tmp_path / "deep" / "report.json", [row.record() for row in rows])
     records = json.loads((tmp_path / "deep" / "report.json").read_text())
     assert [record["setting"] for record in records] == ["kind=snow", "kind=rain"]
     for record in records:

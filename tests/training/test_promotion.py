@@ -13,7 +13,8 @@ from kgt.errors import UserError
 from kgt.imaging import write_image
 from kgt.model import KGT
 from kgt.weights import save_weights
-from training import evaluation, promote, tracking
+from pipelines.json_report import check_report
+from training import promote, tracking
 from training.promotion import report_path
 
 TASK = "denoise"
@@ -139,4 +140,4 @@ def test_mistakes_are_told_before_anything_is_done(
 def test_a_report_that_cannot_be_written_is_said_before_anything_moves(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write report"):
-        evaluation.check_report(tmp_path / "file" / "report.json")
+        check_report(tmp_path / "file" / "report.json")

@@ -1,0 +1,103 @@
+"""What `synthesize.py` can be told, and `regenerate.py` beyond it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kgt.errors import UserError
+from kgt.imaging.files import check_writable
+from pipelines.json_report import check_report
+from pipelines.options import about, expand_tasks
+from pipelines.plan import Recipe, recipe_of
+
+
+@dataclass
+class Options:
+    """What `synthesize.py` takes."""
+
+    task: Any = field(default="all", metadata=about("one task, several as [sr,denoise], or all"))
+    source: str = field(
+        default="sample", metadata=about("clean images: a folder, s3://bucket/folder, or sample (built-in photographs)")
+    )
+    store: str = field(
+        default="", metadata=about("where shards go: file:///folder or s3://bucket/folder [$KGT_HOME/shards]")
+    )
+    licence: str = field(
+        default="unspecified", metadata=about("licence tag recorded with every pair (the sample has its own)")
+    )
+    limit: int | None = field(default=None, metadata=about("use the first so many source images only"))
+    crop: int = field(default=256, metadata=about("side of a clean crop, pixels"))
+    crops: int = field(default=16, metadata=about("crops of one image, at most"))
+    grid: int | None = field(
+        default=None, metadata=about("crops on a grid of this spacing, pixels; empty: at random places")
+    )
+    max_flatness: float = field(
+        default=0.9, metadata=about("crops are dropped of which more than this share is flat, without detail")
+    )
+    seed: int = field(default=0, metadata=about("seed of everything random"))
+    val_fraction: float = field(default=0.05, metadata=about("share of the source images kept for validation"))
+    max_reject_fraction: float = field(
+        default=0.5, metadata=about("more unusable source images than this fail the run")
+    )
+    shard_mib: float = field(default=256.0, metadata=about("size of a shard aimed at, MiB"))
+    shards_min: int = field(
+        default=24, metadata=about("training shards at least, where there are as many pairs: what workers share out")
+    )
+    preview: str | None = field(
+        default=None, metadata=about("write a contact sheet (clean and degraded) to this image file")
+    )
+    plan_only: bool = field(default=False, metadata=about("say what would be made and what it costs; make no shards"))
+    report: str = field(default="", metadata=about("write the closing figures to this JSON file"))
+    tasks: dict[str, dict[str, Any]] = field(
+        default_factory=dict, metadata=about("tasks.<task>.<setting>=10, [10,20] or {min: 10, max: 20}")
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "crops", "grid", "shards_min", "shard_mib", "limit"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"{name}={value}: a number above 0 is wanted")
+        for name in ("val_fraction", "max_reject_fraction", "max_flatness"):
+            check_share(name, getattr(self, name))
+        if self.shard_mib > 4096:
+            raise UserError(f"shard_mib={self.shard_mib:g}: a shard is put in one request, 4096 MiB at most")
+
+    def recipes(self) -> list[Recipe]:
+        """One for each task asked for. Raises UserError, naming the setting."""
+        names = ("seed", "crop", "crops", "grid", "max_flatness", "val_fraction", "shard_mib", "shards_min")
+        common = {name: getattr(self, name) for name in names} | {"paired": False}
+        return [recipe_of(task, self.tasks.get(task, {}), **common) for task in expand_tasks(self.task)]
+
+    def check_files(self) -> None:
+        """See that the files asked for can be written, before the work is done. Raises UserError."""
+        if self.preview:
+            check_writable(Path(self.preview))
+        if self.report:
+            check_report(Path(self.report))
+
+
+@dataclass
+class RenewalOptions(Options):
+    """What `regenerate.py` takes."""
+
+    keep: int = field(default=3, metadata=about("versions kept, beside pinned ones"))
+    only_if_changed: bool = field(default=False, metadata=about("act only if sources, settings or format changed"))
+    fraction: float = field(default=1.0, metadata=about("share of the training shards that are renewed, oldest first"))
+    max_shrink: float = field(
+        default=0.1, metadata=about("a version that has fewer pairs than the live one by more than this share fails")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep < 1:
+            raise UserError(f"keep={self.keep}: at least one version is kept")
+        for name in ("fraction", "max_shrink"):
+            check_share(name, getattr(self, name))
+        if not self.fraction:
+            raise UserError("fraction=0 renews nothing: give a share above 0")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises UserError for what is not a share."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}={value}: a share from 0 to 1 is wanted")

@@ -1,0 +1,35 @@
+"""Whether a shard in the store is what was published: every byte and every image."""
+
+import io
+from typing import Any
+
+from pipelines.shards import HashedReader, ShardError, decode_pair, read_shard
+from pipelines.storage import Missing, Store
+from pipelines.versions import ShardEntry, pool_key
+
+
+def trouble(store: Store, task: str, shard: ShardEntry) -> str:
+    """What is wrong with a shard, in a few words; empty if nothing is.
+
+    Reads all of it: SHA-256, member names, each pair's record and images.
+    """
+    try:
+        with store.open(pool_key(task, shard.name)) as file:
+            hashed = HashedReader(file)
+            with io.BufferedReader(hashed, 1 << 20) as buffered:
+                pairs = sum(1 for sample in read_shard(buffered) if decode_pair(sample))
+                while buffered.read(1 << 20):
+                    pass
+    except Missing:
+        return "missing"
+    except ShardError as error:
+        return str(error)
+    if hashed.sha256.hexdigest() != shard.sha256:
+        return "another SHA-256"
+    return "" if pairs == shard.samples else f"{pairs} pairs instead of {shard.samples}"
+
+
+def verify_row(row: dict[str, Any]) -> dict[str, Any]:
+    """`row`: a Store, a task and a ShardEntry, as a Ray task has them. Its key and what is wrong with it."""
+    key = pool_key(row["task"], row["shard"].name)
+    return {"key": key, "trouble": trouble(row["store"], row["task"], row["shard"])}
