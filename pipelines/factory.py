@@ -89,8 +89,10 @@ def run(options: Options) -> None:
         cluster.refuse_local_state(store.url)
     with Meter("survey", len(sources), "images") as meter:
         seen = survey(sources, options.crop, options.max_reject_fraction, meter.advance)
+        survey_seconds = meter.seconds
     if options.preview:
-        rows = [(recipe.task, preview.planned_pairs(plan(recipe, seen.images, 1))) for recipe in recipes]
+        shown = [*recipes, *(options.recipes(paired=False) if options.degraded else ())]
+        rows = [(recipe.task, preview.planned_pairs(plan(recipe, seen.images, 1))) for recipe in shown]
         preview.write_sheet(Path(options.preview), rows)
         console.print(f"contact sheet: {options.preview}", soft_wrap=True)
     if options.plan_only:
@@ -99,7 +101,8 @@ def run(options: Options) -> None:
         console.print(plan_table(costs, ray.cluster_resources().get("CPU", 1)))
         say_rejects(console, seen, len(sources))
         return
-    summary = Summary(store.url, rejects=dict(sorted(Counter(reject.reason for reject in seen.rejects).items())))
+    rejects = dict(sorted(Counter(reject.reason for reject in seen.rejects).items()))
+    summary = Summary(store.url, survey_seconds=survey_seconds, rejects=rejects)
     found = Sources.of(seen)
     jobs = []
     for recipe in recipes:

@@ -8,7 +8,7 @@ from kgt.errors import UserError
 from kgt.imaging.files import check_writable
 from pipelines.json_report import check_report
 from pipelines.options import about, expand_tasks
-from pipelines.plan import Recipe, recipe_of
+from pipelines.plan import OF_GIVEN, Recipe, recipe_of
 
 
 @dataclass
@@ -18,6 +18,9 @@ class Options:
     task: Any = field(default="all", metadata=about("one task, several as [sr,denoise], or all"))
     source: str = field(
         default="sample", metadata=about("clean images: a folder, s3://bucket/folder, or sample (built-in photographs)")
+    )
+    degraded: str = field(
+        default="", metadata=about("pairs of your own: where the degraded images are of the clean ones in source")
     )
     store: str = field(
         default="", metadata=about("where shards go: file:///folder or s3://bucket/folder [$KGT_HOME/shards]")
@@ -61,12 +64,23 @@ class Options:
             check_share(name, getattr(self, name))
         if self.shard_mib > 4096:
             raise UserError(f"shard_mib={self.shard_mib:g}: a shard is put in one request, 4096 MiB at most")
+        if self.degraded:
+            self._check_given()
 
-    def recipes(self) -> list[Recipe]:
-        """One for each task asked for. Raises UserError, naming the setting."""
+    def recipes(self, *, paired: bool | None = None) -> list[Recipe]:
+        """One for each task asked for; `paired`: as if the degraded images were given, or not. Raises UserError."""
+        paired = bool(self.degraded) if paired is None else paired
         names = ("seed", "crop", "crops", "grid", "max_flatness", "val_fraction", "shard_mib", "shards_min")
-        common = {name: getattr(self, name) for name in names} | {"paired": False}
+        common = {name: getattr(self, name) for name in names} | {"paired": paired}
         return [recipe_of(task, self.tasks.get(task, {}), **common) for task in expand_tasks(self.task)]
+
+    def _check_given(self) -> None:
+        (task, *others) = expand_tasks(self.task)
+        if others:
+            raise UserError(f"degraded={self.degraded}: pairs are of one task, name it as in task=deblur")
+        idle = [name for name in self.tasks.get(task, {}) if name not in OF_GIVEN.get(task, ())]
+        if idle and not self.preview:  # a sheet shows beside them what the factory would make of the same clean images
+            raise UserError(f"tasks.{task}.{idle[0]} has no effect on pairs that are given (degraded=): leave it out")
 
     def check_files(self) -> None:
         """See that the files asked for can be written, before the work is done. Raises UserError."""

@@ -27,7 +27,7 @@ MIN_SIDE = 32  # pixels of a crop: less is hardly an image, and no measure of on
 # What in a recipe decides which shard a pair goes to, but nothing about the pair.
 _DIVISION = ("val_fraction", "shard_mib", "shards_min")
 # The settings that say something of pairs that are given.
-_OF_GIVEN = {"sr": ("scale",), "demosaic": ("pattern",)}
+OF_GIVEN = {"sr": ("scale",), "demosaic": ("pattern",)}
 # Validation pairs are those of the first epoch in every version: figures stay comparable and the shards are shared.
 _VALIDATION_EPOCH = 1
 # Bytes of a shard for a pixel of the clean crop, both images together, as measured on Kodak's photographs.
@@ -127,9 +127,7 @@ def recipe_of(task: str, changes: dict[str, Any], **common: Any) -> Recipe:
     """The task's recipe with the user's `tasks.<task>.*` changes. Raises UserError, also for too small a crop."""
     settings = plain(settings_of(get_task(task).name, changes))
     if common["paired"]:
-        if idle := [name for name in changes if name not in _OF_GIVEN.get(task, ())]:
-            raise UserError(f"tasks.{task}.{idle[0]} has no effect on pairs that are given (degraded=): leave it out")
-        settings = {name: settings[name] for name in _OF_GIVEN.get(task, ())}
+        settings = {name: settings[name] for name in OF_GIVEN.get(task, ())}
     recipe = Recipe(task, settings, **common)
     if recipe.side < MIN_SIDE:
         raise UserError(f"crop={recipe.crop} is too small for {task}: {MIN_SIDE} pixels are the least")

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-FORMAT = 1
+FORMAT = 2  # of the files, and of the pairs: other code for a degradation is another format
 MAX_IMAGE_BYTES = 256 << 20
 MAX_JSON_BYTES = 1 << 20
 MAX_PIXELS = 1 << 27

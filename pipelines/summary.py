@@ -21,6 +21,7 @@ class Summary:
 
     store: str
     up_to_date: dict[str, str] = field(default_factory=dict)
+    survey_seconds: float = 0.0
     manifests: list[Manifest] = field(default_factory=list)
     pairs: int = 0
     seconds: float = 0.0
@@ -41,6 +42,7 @@ class Summary:
             "store": self.store,
             "up_to_date": self.up_to_date,
             "tasks": {m.task: {"version": m.version, "digest": m.digest, **m.statistics} for m in self.manifests},
+            "survey_seconds": round(self.survey_seconds, 3),
             "pairs_made": self.pairs,
             "seconds": round(self.seconds, 3),
             "pairs_per_second": round(self.rate, 2),

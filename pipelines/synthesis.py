@@ -64,7 +64,7 @@ def pairs_of(part: Part, shard: PlannedShard) -> Iterator[tuple[str, Pair, dict[
         rng = pair_rng(recipe.seed, shard.epoch, recipe.task, image.digest, crop)
         if recipe.paired:
             pair = given_pair(recipe.task, clean, others[0], crop, settings)
-        elif others:
+        elif recipe.settings.get("blur") == "video":
             pair = video_pair(clean, others, crop, settings, rng)
         else:
             pair = degrade_region(recipe.task, clean, crop, settings, rng)

@@ -41,10 +41,13 @@ def training_patch(
     top, left = (grid * int(rng.integers((side - patch) // grid + 1)) for side in (height, width))
     clean = clean[top * scale : (top + patch) * scale, left * scale : (left + patch) * scale]
     symmetry = SYMMETRIES[int(rng.integers(len(SYMMETRIES)))]
+    given = pair.meta.get("paired", False)  # a real degraded image: nothing of it can be drawn anew
     if task == "weather":  # rain falls: only left and right may change places
         symmetry = "h" if symmetry in SYMMETRIES[4:] else "e"
+    if task == "demosaic" and given:  # flipped, its mosaic would have another phase
+        symmetry = "e"
     clean = d4(clean, symmetry)
-    if task == "demosaic":
+    if task == "demosaic" and not given:
         # A flipped mosaic would have another phase, so the clean patch is sampled anew on the unflipped grid.
         degraded = module.degrade(clean, rng, pair.meta["parameters"])
     elif redraw is not None:

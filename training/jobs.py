@@ -84,6 +84,11 @@ def _prepare(config: RunConfig) -> Job:
         )
     if config.task == "demosaic":
         demosaic.check_model_takes(settings)
+    if config.redraw and manifest.recipe["paired"]:
+        raise UserError(
+            f"redraw=true: the degraded images of {manifest.version} of {config.task} were given with the clean ones, "
+            "and cannot be drawn anew: give redraw=false"
+        )
     plan = DataPlan(
         task=config.task,
         store=store.url,

@@ -69,6 +69,19 @@ def test_a_mosaic_keeps_its_phase(rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(np.rint(degraded[0] * 255), mosaic(pixels))
 
 
+def test_a_given_mosaic_is_taken_as_it_is(rng: np.random.Generator) -> None:
+    clean = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    real = np.clip(mosaic(clean).astype(int) + rng.integers(-9, 10, (32, 32)), 0, 255).astype(np.uint8)
+    pair = Pair("key", clean, real, {"parameters": {"pattern": "rggb"}, "paired": True})
+    for index in range(40):
+        degraded, upright = training_patch("demosaic", pair, 16, rng_of(index))
+        (top,), (left,) = np.nonzero(
+            [[np.array_equal(planes(real[y : y + 16, x : x + 16], 1), degraded) for x in range(17)] for y in range(17)]
+        )
+        assert top % 2 == left % 2 == 0
+        np.testing.assert_array_equal(planes(clean[top : top + 16, left : left + 16], 3), upright)
+
+
 def test_gray_pairs_become_replicas(rng: np.random.Generator) -> None:
     gray = rng.integers(0, 256, (20, 20), dtype=np.uint8)
     degraded, clean = training_patch("jpeg", Pair("key", gray, gray, {"parameters": {}}), 16, rng)
