@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,6 +24,8 @@ from kgt.tasks import nearest
 
 Scalar = bool | int | float | str
 SettingsT = TypeVar("SettingsT")
+
+_LONGEST_WRITTEN = 40  # characters of a text in a label
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,12 @@ def fixed(value: Scalar) -> Choice:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a setting accepts: words out of `words`, a truth value, or numbers in `[low, high]` (`whole`: integers)."""
+    """What a setting accepts: words out of `words`, a truth value, or numbers in `[low, high]` (`whole`: integers).
 
+    `read(raw, name)`, where there is one, makes the setting's values of what was written, whatever that is.
+    """
+
+    read: Callable[[Any, str], Values] | None = None
     words: tuple[str, ...] = ()
     truth: bool = False
     low: float = -math.inf
@@ -117,6 +123,8 @@ class Kind:
 
     def values(self, raw: Any, name: str) -> Values:
         """What the user wrote for setting `name`, checked. Raises UserError."""
+        if self.read is not None:
+            return self.read(raw, name)
         if isinstance(raw, Mapping) and set(raw) == {"min", "max"} and not self.words and not self.truth:
             low, high = self.scalar(raw["min"], f"{name}.min"), self.scalar(raw["max"], f"{name}.max")
             if low > high:
@@ -149,6 +157,11 @@ def words(*allowed: str) -> dict[str, Kind]:
 def truth() -> dict[str, Kind]:
     """Field metadata of a setting that is true or false."""
     return {"kind": Kind(truth=True)}
+
+
+def special(read: Callable[[Any, str], Values]) -> dict[str, Kind]:
+    """Field metadata of a setting with a form of its own; `read` raises UserError and reads back what it gave."""
+    return {"kind": Kind(read=read)}
 
 
 def when(name: str, value: Scalar) -> dict[str, tuple[str, Scalar]]:
@@ -215,4 +228,6 @@ def _without_effect(settings: Any, drawn: Mapping[str, Scalar]) -> set[str]:
 def _written(value: Scalar) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str) and len(value) > _LONGEST_WRITTEN:
+        return f"{value[:14]}…{value[-8:]}"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -20,6 +20,7 @@ from pipelines.degradations.values import (
     numbers,
     override,
     plain,
+    special,
     truth,
     words,
 )
@@ -31,6 +32,18 @@ class Settings:
     gain: Values = field(default=Range(0.01, 1.0, log=True), metadata=numbers(1e-6, 10, log=True))
     kind: Values = field(default=Choice(("rain", "snow")), metadata=words("rain", "snow"))
     gray: Values = field(default=fixed(False), metadata=truth())
+
+
+def split(raw: object, name: str) -> Choice:
+    """Words with a dash between them, or the list that they were read as."""
+    if not isinstance(raw, (str, list)):
+        raise UserError(f"{name}={raw}: words are wanted")
+    return Choice(tuple(raw.split("-") if isinstance(raw, str) else raw))
+
+
+@dataclass(frozen=True)
+class Special:
+    text: Values = field(default=fixed(""), metadata=special(split))
 
 
 WHOLE = st.integers(1, 100)
@@ -121,3 +134,17 @@ def test_each_choice_is_a_row() -> None:
     }
     assert [label for label, _ in each(override(settings, {"quality": 10, "gray": False}))] == [""]
     assert next(label for label, _ in each(settings, {"gain", "kind"})) == "quality=10 gain=0.5 kind=rain gray=false"
+
+
+def test_a_special_setting_reads_its_own_form_and_what_that_became() -> None:
+    read = override(Special(), {"text": "a-b"})
+    assert read.text == Choice(("a", "b"))
+    assert override(Special(), json.loads(json.dumps(plain(read)))) == read
+    with pytest.raises(UserError, match=r"^tasks\.it\.text=3: words are wanted$"):
+        override(Special(), {"text": 3}, "tasks.it.")
+
+
+def test_labels_shorten_long_texts_and_keep_them_apart() -> None:
+    long = ["kernel:9x9:" + "A" * 500 + end for end in ("b1c2d3e4", "f5a6b7c8")]
+    labels = [label for label, _ in each(override(Special(), {"text": long}))]
+    assert labels == ["text=kernel:9x9:AAA…b1c2d3e4", "text=kernel:9x9:AAA…f5a6b7c8"]
