@@ -7,7 +7,8 @@ Every task's module has the same members:
     draw(settings, rng)         one pair's parameters, JSON scalars
     prepare(clean, parameters)  the pair's target: gray or RGB as the task wants it, cropped to what it can take
     degrade(clean, rng, parameters)   the degraded image of a prepared one
-    margin(settings, shape)     clean pixels around a region of an image of `shape` that its degradation depends on
+    margin(parameters, shape)   clean pixels around a region of an image of `shape` that its degradation depends on:
+                                so near to where a region was cut, what `degrade` returns means nothing
     align(settings)             regions and crops start at multiples of this
     POSITIONED                  whether `degrade` asks for the region's place in the photograph (`Frame`)
 """
@@ -73,13 +74,13 @@ def degrade_region(task: str, image: np.ndarray, crop: Crop, settings: Any, rng:
     `align(settings)` and, for sr, its sides are multiples of every scale.
     """
     module = DEGRADATIONS[task]
-    step, margin = module.align(settings), module.margin(settings, image.shape[:2])
+    parameters = module.draw(settings, rng)
+    step, margin = module.align(settings), module.margin(parameters, image.shape[:2])
     height, width = image.shape[:2]
     top, left = max(0, crop.top - margin) // step * step, max(0, crop.left - margin) // step * step
     bottom = min(height, -(-(crop.top + crop.height + margin) // step) * step)
     right = min(width, -(-(crop.left + crop.width + margin) // step) * step)
 
-    parameters = module.draw(settings, rng)
     if module.POSITIONED:
         parameters |= Frame(height, width, top, left).parameters()
     region = module.prepare(image[top:bottom, left:right], parameters)

@@ -48,7 +48,7 @@ def check_model_takes(settings: Settings) -> None:
         raise UserError(f"models take mosaics of pattern=rggb alone, not {others[0]}: use tasks.demosaic.pattern=rggb")
 
 
-def margin(settings: Settings, shape: tuple[int, int]) -> int:
+def margin(parameters: dict[str, Scalar], shape: tuple[int, int]) -> int:
     """None needed: a pixel's sample is its own."""
     return 0
 

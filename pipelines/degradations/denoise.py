@@ -52,7 +52,7 @@ def degrade(clean: np.ndarray, rng: np.random.Generator, parameters: dict[str, S
     return linear_to_srgb(noisy).astype(np.float32)
 
 
-def margin(settings: Settings, shape: tuple[int, int]) -> int:
+def margin(parameters: dict[str, Scalar], shape: tuple[int, int]) -> int:
     """None needed: each pixel's noise is its own."""
     return 0
 

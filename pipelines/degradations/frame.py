@@ -31,3 +31,16 @@ class Frame:
     def unit(self, width: int, height: int) -> float:
         """Pixels here for one pixel of a photograph of `width` × `height`, by the diagonals."""
         return math.hypot(self.frame_height, self.frame_width) / math.hypot(width, height)
+
+    def inside(self, region: np.ndarray, margin: int) -> tuple[slice, slice]:
+        """The rows and columns of `region` that its degradation gets right: `margin` pixels off where it was cut.
+
+        The photograph's own borders are no cuts.
+        """
+        starts = self.frame_top, self.frame_left
+        whole = self.frame_height, self.frame_width
+        rows, columns = (
+            slice(margin if start > 0 else 0, side - (margin if start + side < total else 0))
+            for start, side, total in zip(starts, region.shape[:2], whole, strict=True)
+        )
+        return rows, columns

@@ -56,9 +56,9 @@ def degrade(clean: np.ndarray, rng: np.random.Generator, parameters: dict[str, S
     return _compress(clean, parameters["quality"])
 
 
-def margin(settings: Settings, shape: tuple[int, int]) -> int:
+def margin(parameters: dict[str, Scalar], shape: tuple[int, int]) -> int:
     """One block: decoding interpolates chroma across block borders. The first grid of two needs another."""
-    return 2 * BLOCK if values.largest(settings.double) > 0 else BLOCK
+    return 2 * BLOCK if "first_quality" in parameters else BLOCK
 
 
 def align(settings: Settings) -> int:

@@ -36,9 +36,9 @@ def degrade(clean: np.ndarray, rng: np.random.Generator, parameters: dict[str, S
     return imresize(clean, 1 / parameters["scale"])
 
 
-def margin(settings: Settings, shape: tuple[int, int]) -> int:
+def margin(parameters: dict[str, Scalar], shape: tuple[int, int]) -> int:
     """Half the width of the antialiasing kernel, 4 pixels of the small image wide."""
-    return 2 * align(settings)
+    return 2 * parameters["scale"]
 
 
 def align(settings: Settings) -> int:

@@ -194,11 +194,6 @@ def plain(settings: Any) -> dict[str, Any]:
     return {field.name: getattr(settings, field.name).plain() for field in dataclasses.fields(settings)}
 
 
-def largest(values: Values) -> float:
-    """The largest number that `values` can be."""
-    return max(values.options) if isinstance(values, Choice) else values.high
-
-
 def each(settings: SettingsT, named: Collection[str] = ()) -> Iterator[tuple[str, SettingsT]]:
     """Every combination of the choices, as (label, settings with that choice fixed): one row of a report each.
 

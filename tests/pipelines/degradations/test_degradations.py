@@ -17,11 +17,14 @@ from pipelines.degradations import (
     pair_rng,
     settings_of,
 )
+from pipelines.degradations.deblur.kernels import encode
 
 PHOTO = np.ascontiguousarray(data.astronaut()[20:177, 150:353])
+KERNEL = encode(np.tri(9, 14))
 VARIANTS = [
-    ("deblur", {"space": "encoded"}),
-    ("deblur", {"space": "linear"}),
+    ("deblur", {"space": "encoded", "object": 0}),
+    ("deblur", {"space": "linear", "object": 1}),
+    ("deblur", {"blur": "kernel", "kernels": KERNEL}),
     ("jpeg", {}),
     ("jpeg", {"gray": True, "double": 1}),
     ("denoise", {}),
@@ -98,15 +101,28 @@ def test_a_region_is_cut_from_the_degraded_whole(case: tuple, place: tuple, seed
     assert np.array_equal(part.degraded, whole.degraded[small])
 
 
-def test_deblurring_a_region_sees_the_whole_frame() -> None:
-    """The camera turns about the photograph's axis, not the crop's; cv2 rounds sub-pixels to 1/32: some tolerance."""
-    asked = settings_of("deblur", {"path": 100, "space": "encoded", "shot": 1e-9, "read": 1e-9})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"path": 100, "object": 0},
+        {"path": 60, "object": 1, "object_path": 80, "object_size": 0.7},
+        {"blur": "kernel", "kernels": KERNEL},
+    ],
+)
+@pytest.mark.parametrize("space", ["encoded", "linear"])
+@pytest.mark.parametrize("crop", [Crop(300, 320, 96, 96), Crop(0, 200, 50, 130), Crop(0, 0, 512, 512)])
+def test_blurring_a_region_sees_the_whole_frame(changes: dict, space: str, crop: Crop) -> None:
+    """The camera turns about the photograph's axis, not the crop's, and the object keeps its place."""
+    asked = settings_of("deblur", {"space": space, "shot": 1e-9, "read": 1e-9} | changes)
     image = data.astronaut()
-    part = degrade_region("deblur", image, Crop(300, 320, 96, 96), asked, np.random.default_rng(3))
-    whole = degrade_image("deblur", image, asked, np.random.default_rng(3))
-    difference = np.abs(part.degraded.astype(int) - whole.degraded[300:396, 320:416])
-    assert difference.mean() < 0.2
-    assert difference.max() <= 4
+    for seed in range(3):
+        part = degrade_region("deblur", image, crop, asked, np.random.default_rng(seed))
+        whole = degrade_image("deblur", image, asked, np.random.default_rng(seed))
+        inside = np.s_[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        assert np.array_equal(part.clean, whole.clean[inside])
+        difference = np.abs(part.degraded.astype(int) - whole.degraded[inside])
+        assert difference.mean() < 0.02
+        assert difference.max() <= 1
 
 
 def test_pair_rng_is_keyed_by_every_name_and_stays_the_same() -> None:
