@@ -35,8 +35,7 @@ def render(
         view = _warp(scene, warp, inside)
         if touched is not None:
             carried = _shift(-drift[0] * moment, -drift[1] * moment) @ warp
-            part = view[touched[0].start - inside[0].start :, touched[1].start - inside[1].start :]
-            part = part[: touched[0].stop - touched[0].start, : touched[1].stop - touched[1].start]
+            part = view[_within(inside, touched)]
             part *= _warp(layers.clear, carried, touched)
             part += _warp(layers.foreground, carried, touched)
         cv2.scaleAdd(view, float(dwell), total, dst=total)
@@ -59,10 +58,15 @@ def _shift(x: float, y: float) -> np.ndarray:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], float)
 
 
+def _within(inside: Slices, window: Slices) -> Slices:
+    """`window`, counted from where `inside` starts."""
+    rows, columns = (slice(w.start - i.start, w.stop - i.start) for w, i in zip(window, inside, strict=True))
+    return rows, columns
+
+
 def _overlap(inside: Slices, window: Slices, reach: int) -> Slices | None:
     """The part of `inside` that lies within `reach` pixels of `window`; None if there is none."""
-    parts = [
-        slice(max(kept.start, other.start - reach), min(kept.stop, other.stop + reach))
-        for kept, other in zip(inside, window, strict=True)
-    ]
-    return (parts[0], parts[1]) if all(part.start < part.stop for part in parts) else None
+    rows, columns = (
+        slice(max(i.start, w.start - reach), min(i.stop, w.stop + reach)) for w, i in zip(window, inside, strict=True)
+    )
+    return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
