@@ -11,7 +11,7 @@ from pipelines.degradations.frame import Frame
 from pipelines.degradations.values import Choice, Range, Scalar, Values, numbers, words
 from pipelines.degradations.weather import rain, raindrop, snow
 
-_KINDS = {"rain": rain, "snow": snow, "raindrop": raindrop}
+KINDS = {"rain": rain, "snow": snow, "raindrop": raindrop}
 _OF_KIND = {
     "rain": ("angle", "airlight", "fog", "streaks"),
     "snow": ("angle", "fog", "flakes"),
@@ -29,10 +29,10 @@ class Settings:
     of the drops, pixels at 720 px width.
     """
 
-    kind: Values = field(default=Choice(("rain", "snow", "raindrop")), metadata=words(*_KINDS))
+    kind: Values = field(default=Choice(("rain", "snow", "raindrop")), metadata=words(*KINDS))
     angle: Values = field(default=Range(-30.0, 30.0), metadata=numbers(-80, 80))
     airlight: Values = field(default=Range(0.3, 0.8), metadata=numbers(0, 1))
-    fog: Values = field(default=Range(1.0, 2.3), metadata=numbers(0, 10))
+    fog: Values = field(default=Range(0.7, 2.3), metadata=numbers(0, 10))
     streaks: Values = field(default=Range(8.0, 20.0), metadata=numbers(0, 255))
     flakes: Values = field(default=Range(0.02, 0.15), metadata=numbers(0, 0.9))
     drops: Values = field(default=Range(10, 200, whole=True), metadata=numbers(0, 5000, whole=True))
@@ -58,7 +58,7 @@ def degrade(clean: np.ndarray, rng: np.random.Generator, parameters: dict[str, S
     """`clean` uint8 (H, W, 3) to uint8 of the same shape."""
     frame = Frame.of(clean, parameters)
     image = clean.astype(np.float32) / np.float32(255)
-    weathered = _KINDS[parameters["kind"]].render(image, rng, parameters, frame)
+    weathered = KINDS[parameters["kind"]].render(image, rng, parameters, frame)
     return np.rint(255 * weathered).clip(0, 255).astype(np.uint8)
 
 
