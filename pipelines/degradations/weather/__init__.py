@@ -31,8 +31,8 @@ class Settings:
 
     kind: Values = field(default=Choice(("rain", "snow", "raindrop")), metadata=words(*KINDS))
     angle: Values = field(default=Range(-30.0, 30.0), metadata=numbers(-80, 80))
-    airlight: Values = field(default=Range(0.3, 0.8), metadata=numbers(0, 1))
-    fog: Values = field(default=Range(0.7, 2.3), metadata=numbers(0, 10))
+    airlight: Values = field(default=Range(0.25, 0.8), metadata=numbers(0, 1))
+    fog: Values = field(default=Range(0.6, 2.3), metadata=numbers(0, 10))
     streaks: Values = field(default=Range(8.0, 20.0), metadata=numbers(0, 255))
     flakes: Values = field(default=Range(0.02, 0.15), metadata=numbers(0, 0.9))
     drops: Values = field(default=Range(10, 200, whole=True), metadata=numbers(0, 5000, whole=True))

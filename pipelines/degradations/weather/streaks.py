@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 # Length and width in pixels at 720 px width, streaks a pixel there, brightness: near, middle, far.
-_LAYERS = ((70, 1.6, 0.002, 1.0), (42, 1.2, 0.008, 0.7), (24, 0.9, 0.02, 0.5))
+_LAYERS = ((70, 1.6, 0.003, 1.0), (42, 1.2, 0.015, 0.7), (24, 0.9, 0.08, 0.5))
 _JITTER = 3.0  # degrees at most about the common wind
 _SPEED = (0.7, 1.3)  # a faster drop's streak is as much longer, and as much fainter
 
@@ -51,16 +51,18 @@ def _layer(
 
     # Each row of a streak puts light into the two pixels beside it; toward its ends the streak fades.
     step = np.arange(-reach, reach + 1)
-    weight = np.maximum(1 - (step.astype(np.float32) / half[:, None]) ** 4, 0)
+    weight = np.square(step.astype(np.float32) / half[:, None])
+    weight = np.maximum(1 - np.square(weight), 0)
     weight *= (light / np.cos(turn))[:, None]
     place = column[:, None] + np.tan(turn)[:, None] * step.astype(np.float32)
-    left = place.astype(np.int64)
-    right_share = weight * (place - left)
-    weight -= right_share
-    left += (row[:, None] + step) * columns
-    pixels = height * columns
-    canvas = np.bincount(left.ravel(), weight.ravel(), pixels)
-    canvas[1:] += np.bincount(left.ravel(), right_share.ravel(), pixels)[:-1]
+    pixel = place.astype(np.int32)
+    place -= pixel
+    right = weight * place
+    weight -= right
+    pixel += (row[:, None] + step).astype(np.int32) * columns
+    pixel, pixels = pixel.ravel(), height * columns
+    canvas = np.bincount(pixel, weight.ravel(), pixels)
+    canvas[1:] += np.bincount(pixel, right.ravel(), pixels)[:-1]
 
     canvas = cv2.GaussianBlur(canvas.reshape(height, columns).astype(np.float32), (0, 0), sigma)
     # ∫ over a streak of its square; 1/6: the variance of sharing between two pixels, 32/45: the mean of (1 − x⁴)².
