@@ -44,3 +44,10 @@ def test_rain_is_made_as_the_published_rain_is(standard_images: Callable[[str], 
     assert ours["airlight A"] == pytest.approx([0.4] * len(pairs), abs=0.02)
     for name, tolerance in {"transmission": 0.15, "mean of S": 0.03, "σ of t S, 1/255": 2}.items():
         assert np.median(ours[name]) == pytest.approx(np.median(theirs[name]), abs=tolerance), name
+
+
+def test_snow_is_about_as_bad_as_snow100k(standard_images: Callable[[str], Path]) -> None:
+    """No published pairs at hand: inputs of Snow100K-L are reported near 18 dB on average."""
+    cleans = [clean for _, clean in RAIN.pairs(standard_images("pairs").parent)]
+    ours = [psnr(image, clean) for clean in cleans for image in drawn("weather", {"kind": "snow"}, clean, 6)]
+    assert 15 < np.median(ours) < 21
