@@ -62,7 +62,7 @@ def degrade(clean: np.ndarray, rng: np.random.Generator, parameters: dict[str, S
     return np.rint(255 * weathered).clip(0, 255).astype(np.uint8)
 
 
-def margin(settings: Settings, shape: tuple[int, int]) -> int:
+def margin(parameters: dict[str, Scalar], shape: tuple[int, int]) -> int:
     """Surroundings that drops and smoothing show; a large drop's farthest view is mirrored from within them."""
     return math.ceil(64 * Frame(*shape).unit(720, 480))
 
