@@ -62,6 +62,21 @@ class S3Store:
         with self.open(key) as stream:
             return stream.read()
 
+    def get_range(self, key: str, offset: int, size: int) -> tuple[bytes, int]:
+        """`size` bytes from `offset` on, fewer where the object ends before, and how many the whole object has.
+
+        None and 0 if it ends before `offset`. Reading takes any key, as `open` does.
+        """
+        try:
+            with self._trouble(key):
+                answer = self.call("get_object", key, Range=f"bytes={offset}-{offset + size - 1}")
+                return answer["Body"].read(), int(answer["ContentRange"].rpartition("/")[2])
+        except UserError as error:
+            cause = error.__cause__
+            if isinstance(cause, ClientError) and cause.response["Error"].get("Code") == "InvalidRange":
+                return b"", 0
+            raise
+
     def open(self, key: str) -> BinaryIO:
         """See Store. A connection lost on the way is taken up again where it broke.
 

@@ -1,18 +1,15 @@
-"""Sources and their survey: what is found, what is refused and why."""
+"""Sources: what is found at an address."""
 
-import shutil
+import os
 from pathlib import Path
 
 import boto3
-import numpy as np
 import pytest
-from PIL import Image
 
 from kgt.errors import UserError
 from kgt.imaging import read_image
 from pipelines.sample import PHOTOGRAPHS, sample_photographs
 from pipelines.sources import list_sources
-from pipelines.survey import survey
 
 
 def test_the_sample_is_there_and_usable() -> None:
@@ -54,44 +51,58 @@ def test_places_that_are_none(tmp_path: Path, s3_bucket: str) -> None:
         list_sources("gs://bucket/x", "")
 
 
-@pytest.fixture
-def mixed(photos: Path) -> Path:
-    """Good photographs with some of every bad kind between them."""
-    good = (photos / "photo 0.png").read_bytes()
-    (photos / "cut.png").write_bytes(good[: len(good) // 2])
-    (photos / "text.png").write_text("not an image")
-    Image.fromarray(np.full((64, 64), 999, np.uint16)).save(photos / "deep.png")
-    Image.new("CMYK", (64, 64)).save(photos / "cmyk.jpg")
-    Image.new("RGBA", (64, 64), (1, 2, 3, 4)).save(photos / "alpha.png")
-    Image.new("RGB", (1, 1)).save(photos / "dot.png")
-    Image.new("RGB", (300, 40)).save(photos / "narrow.png")
-    shutil.copy(photos / "photo 1.png", photos / "copy.png")
-    return photos
+def test_a_folder_is_read_part_by_part_and_no_further_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("b/2.png", "b/1.JPG", "b.png", "a/x/1.png", "a.b/1.png", "c/1.png", "b/.hidden.png", "b/1.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "c" / "loop").symlink_to(tmp_path)
+    names = [source.name for source in list_sources(str(tmp_path), "")]
+    assert names == sorted(names, key=lambda name: name.split("/"))
+    assert names == ["a/x/1.png", "a.b/1.png", "b/1.JPG", "b/2.png", "b.png", "c/1.png"]
+    asked = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: (asked.append(folder), scandir(folder))[1])
+    assert [source.name for source in list_sources(str(tmp_path), "", limit=2)] == names[:2]
+    assert f"{tmp_path}/c" not in asked
 
 
-@pytest.mark.usefixtures("ray_local")
-def test_the_survey_says_what_is_not_used_and_why(mixed: Path) -> None:
-    seen = []
-    result = survey(list_sources(str(mixed), ""), 48, 0.6, lambda: seen.append(1))
-    assert len(seen) == 14
-    assert {(reject.name, reject.reason) for reject in result.rejects} == {
-        ("cut.png", "truncated"),
-        ("text.png", "not-an-image"),
-        ("deep.png", "16-bit"),
-        ("cmyk.jpg", "cmyk"),
-        ("alpha.png", "alpha"),
-        ("dot.png", "too-small"),
-        ("narrow.png", "smaller-than-crop"),
-        ("photo 1.png", "duplicate"),
-    }
-    assert len(result.images) == 6
-    assert [i.digest for i in result.images] == sorted(i.digest for i in result.images)
-    assert {(i.height, i.width) for i in result.images} == {(80 + n, 96) for n in range(6)}
+def test_a_list(tmp_path: Path, photos: Path) -> None:
+    there = photos.rename(tmp_path / "in") / "photo 1.png"
+    (tmp_path / "list.txt").write_text(
+        f"\ufeff# mine\nin/photo 0.png\tCC BY 4.0\n\n{there}\nin/none.png\nin/photo 0.png\n", encoding="utf-8"
+    )
+    found = list_sources(str(tmp_path / "list.txt"), "mine")
+    assert [(source.name, source.licence) for source in found] == [
+        ("in/photo 0.png", "CC BY 4.0"),
+        (str(there), "mine"),
+        ("in/none.png", "mine"),
+    ]
+    assert found[1].read() == there.read_bytes()
+    assert found[0].read() == (tmp_path / "in" / "photo 0.png").read_bytes()
+    assert len(list_sources(str(tmp_path / "list.txt"), "mine", limit=1)) == 1
 
 
-@pytest.mark.usefixtures("ray_local")
-def test_too_many_bad_images_fail_the_run(mixed: Path) -> None:
-    with pytest.raises(UserError, match=r"7 of 14 source images cannot be used, such as alpha.png: .*max_reject"):
-        survey(list_sources(str(mixed), ""), 48, 0.4)
-    with pytest.raises(UserError, match=r"14 of 14 .*nothing is left"):
-        survey(list_sources(str(mixed), ""), 4000, 1.0)
+def test_a_list_in_a_bucket(s3_bucket: str, tmp_path: Path) -> None:
+    put = boto3.client("s3").put_object
+    put(Bucket=s3_bucket, Key="in/a.png", Body=b"1")
+    put(Bucket=s3_bucket, Key="in/list.txt", Body=b"a.png\n")
+    (found,) = list_sources(f"s3://{s3_bucket}/in/list.txt", "")
+    assert (found.name, found.read()) == ("a.png", b"1")
+    (tmp_path / "list.txt").write_text(f"s3://{s3_bucket}/in/a.png")
+    (found,) = list_sources(str(tmp_path / "list.txt"), "")
+    assert found.read() == b"1"
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    for text, message in {
+        b"http://x/y.png": "http://x/y.png has an unknown scheme",
+        b"# nothing": "no image there",
+        b"\xff\xfe": "not a text in UTF-8",
+    }.items():
+        (tmp_path / "list.txt").write_bytes(text)
+        with pytest.raises(UserError, match=message):
+            list_sources(str(tmp_path / "list.txt"), "")
+    with pytest.raises(UserError, match=r"cannot read .*none.txt: No such file"):
+        list_sources(str(tmp_path / "none.txt"), "")
