@@ -1,10 +1,37 @@
-"""Which degraded image belongs to which clean one, by their names, in two folders."""
+"""Ready pairs: which degraded image belongs to which clean one, by their names, in two folders."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import Any
 
 from kgt.errors import UserError
-from pipelines.sources import Source
+from pipelines.alignment import PairCheck
+from pipelines.degradations import settings_of, sr
+from pipelines.sources import Source, list_sources
+
+
+def list_pairs(clean: str, degraded: str, licence: str) -> list[Source]:
+    """The pairs of two folders (or buckets' prefixes): sources of the clean image, `others` being the degraded one.
+
+    A pair has its degraded image's name. Pairs that share a clean image are one group. Raises UserError as
+    `list_sources` and `match_pairs` do.
+    """
+    pairs = match_pairs(list_sources(degraded, licence), list_sources(clean, licence), (degraded, clean))
+    uses = Counter(good.name for _, good in pairs)
+    sources = []
+    for bad, good in pairs:
+        if bad.span or good.span:
+            raise UserError(f"{bad.name}: pairs are read from folders, not from tars")
+        group = good.name if uses[good.name] > 1 else None
+        sources.append(Source(bad.name, good.location, good.licence, others=(bad.location,), group=group))
+    return sources
+
+
+def pair_check(task: str, changes: Mapping[str, Any]) -> PairCheck:
+    """What ready pairs of the task must meet, with what the user wrote under `tasks.<task>.`. Raises UserError."""
+    settings = settings_of(task, changes)
+    return PairCheck(task, sr.scales(settings) if task == "sr" else (1,))
 
 
 def match_pairs(

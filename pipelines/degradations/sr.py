@@ -43,6 +43,10 @@ def margin(parameters: dict[str, Scalar], shape: tuple[int, int]) -> int:
 
 def align(settings: Settings) -> int:
     """Crops start on a pixel of the small image, whichever scale is drawn."""
+    return math.lcm(*scales(settings))
+
+
+def scales(settings: Settings) -> tuple[int, ...]:
+    """All that may be drawn."""
     scale = settings.scale
-    scales = scale.options if isinstance(scale, Choice) else range(int(scale.low), int(scale.high) + 1)
-    return math.lcm(*scales)
+    return scale.options if isinstance(scale, Choice) else tuple(range(int(scale.low), int(scale.high) + 1))
