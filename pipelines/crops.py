@@ -1,13 +1,13 @@
 """Where the crops of an image may lie: on a lattice or a grid, and not where there is nothing to see."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-BLOCK = 32  # pixels: the side of the blocks that the survey calls flat or not
+from pipelines import detail
+from pipelines.detail import BLOCK
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,8 @@ class Places:
     """The top left corners of the crops of `side` pixels that an image of `height` × `width` can give.
 
     Corners are at multiples of `align`; with `step`, on a grid of that spacing, the image's last rows and columns
-    covered by crops that overlap their neighbours. `detail` is the survey's map of the 32×32 blocks, one bit each, row
-    by row: 0 where a block is flat (empty: no block is). Crops of whose blocks more than `max_flatness` are flat are
-    left out.
+    covered by crops that overlap their neighbours. `detail` is the survey's packed map of the image's blocks. Crops of
+    whose blocks more than `max_flatness` are flat are left out.
     """
 
     height: int
@@ -62,10 +61,8 @@ class Places:
 
     def _flatness(self) -> np.ndarray:
         """The share of flat blocks for each pair of bands."""
-        shape = math.ceil(self.height / BLOCK), math.ceil(self.width / BLOCK)
-        bits = np.unpackbits(np.frombuffer(self.detail, np.uint8), count=math.prod(shape)).reshape(shape)
-        flat = np.zeros((shape[0] + 1, shape[1] + 1), np.int64)
-        flat[1:, 1:] = (1 - bits.astype(np.int64)).cumsum(axis=0).cumsum(axis=1)
+        blocks = ~detail.unpack(self.detail, self.height, self.width)
+        flat = np.pad(blocks.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
         (top, bottom), (left, right) = self._rows.blocks, self._columns.blocks
         inside = flat[np.ix_(bottom, right)] - flat[np.ix_(top, right)] - flat[np.ix_(bottom, left)]
         inside += flat[np.ix_(top, left)]

@@ -19,14 +19,15 @@ from pipelines.acceptance import accept
 from pipelines.estimate import estimate
 from pipelines.job_options import Options, RenewalOptions
 from pipelines.json_report import write_report
+from pipelines.leaks import load_guard
 from pipelines.plan import PlannedShard, Recipe, fingerprint, identity, plan, renewed
 from pipelines.progress import Meter
-from pipelines.sources import list_sources
 from pipelines.storage import Store, check_writable, open_store
 from pipelines.summary import Summary, plan_table, say_rejects
 from pipelines.survey import Survey, survey
 from pipelines.synthesis import make_shard
 from pipelines.versions import SPLITS, Manifest, ShardEntry, statistics_of
+from pipelines.withdrawal import read_withdrawal
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Sources:
     @classmethod
     def of(cls, seen: Survey) -> "Sources":
         """The same for the same images and rejects."""
-        facts = [(image.digest, image.source.licence, image.source.split) for image in seen.images]
+        facts = [(i.digest, i.source.licence, i.source.split, i.source.group) for i in seen.images]
         images = gzip.compress(_jsonl([image.record() for image in seen.images]), mtime=0)
         return cls(seen, fingerprint(facts), images, _jsonl([reject.record() for reject in seen.rejects]))
 
@@ -81,15 +82,28 @@ def run(options: Options) -> None:
     recipes = options.recipes()
     options.check_files()
     store = open_store(options.store)
-    sources = list_sources(options.source, options.licence)[: options.limit]
+    sources = options.list_sources()
+    withdrawal = read_withdrawal(options.exclude)
     if not options.plan_only:
         check_writable(store)
     cluster.connect()
     if not options.plan_only:
         cluster.refuse_local_state(store.url)
     with Meter("survey", len(sources), "images") as meter:
-        seen = survey(sources, options.crop, options.max_reject_fraction, meter.advance)
+        seen = survey(
+            sources,
+            options.crop,
+            options.max_reject_fraction,
+            meter.advance,
+            max_flatness=options.max_flatness,
+            min_sharpness=options.min_sharpness,
+            withdrawal=withdrawal,
+            guard=load_guard(options.guard) if options.guard else None,
+            check=options.check_of_sources(),
+        )
         survey_seconds = meter.seconds
+    for pattern in seen.unmatched:
+        console.print(f"exclude={pattern}: no image in the source matches it (copies cannot be told)", soft_wrap=True)
     if options.preview:
         shown = [*recipes, *(options.recipes(paired=False) if options.degraded else ())]
         rows = [(recipe.task, preview.planned_pairs(plan(recipe, seen.images, 1))) for recipe in shown]

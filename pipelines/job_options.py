@@ -1,14 +1,22 @@
 """What `synthesize.py` can be told, and `regenerate.py` beyond it."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kgt.errors import UserError
 from kgt.imaging.files import check_writable
+from pipelines.alignment import check_frames
+from pipelines.degradations import settings_of
+from pipelines.degradations.values import fixed
+from pipelines.frames import list_frames
 from pipelines.json_report import check_report
 from pipelines.options import about, expand_tasks
+from pipelines.pairing import list_pairs, pair_check
 from pipelines.plan import OF_GIVEN, Recipe, recipe_of
+from pipelines.sources import Source, list_sources
+from pipelines.survey import Check
 
 
 @dataclass
@@ -17,11 +25,19 @@ class Options:
 
     task: Any = field(default="all", metadata=about("one task, several as [sr,denoise], or all"))
     source: str = field(
-        default="sample", metadata=about("clean images: a folder, s3://bucket/folder, or sample (built-in photographs)")
+        default="sample",
+        metadata=about("clean images: a folder, s3://bucket/folder, FOLDER/{00..12}.tar, a list FILE.txt, or sample"),
     )
     degraded: str = field(
         default="", metadata=about("pairs of your own: where the degraded images are of the clean ones in source")
     )
+    frames: int | None = field(
+        default=None, metadata=about("deblur: average so many consecutive frames of each folder, an odd number")
+    )
+    exclude: Any = field(
+        default="", metadata=about("withdrawn: name patterns, digests, licence:TAG, as [a,b]; or a .txt file of them")
+    )
+    guard: str = field(default="", metadata=about("test images: what shows the same, also cropped, is refused"))
     store: str = field(
         default="", metadata=about("where shards go: file:///folder or s3://bucket/folder [$KGT_HOME/shards]")
     )
@@ -36,6 +52,9 @@ class Options:
     )
     max_flatness: float = field(
         default=0.9, metadata=about("crops are dropped of which more than this share is flat, without detail")
+    )
+    min_sharpness: float = field(
+        default=0.0, metadata=about("images whose Laplacian varies less (in 1/255, squared) are refused as blurred")
     )
     seed: int = field(default=0, metadata=about("seed of everything random"))
     val_fraction: float = field(default=0.05, metadata=about("share of the source images kept for validation"))
@@ -64,20 +83,58 @@ class Options:
             check_share(name, getattr(self, name))
         if self.shard_mib > 4096:
             raise UserError(f"shard_mib={self.shard_mib:g}: a shard is put in one request, 4096 MiB at most")
+        tasks = expand_tasks(self.task)
+        for name in ("degraded", "frames"):
+            if getattr(self, name) and len(tasks) > 1:
+                raise UserError(f"{name}={getattr(self, name)}: that is for one task, name it as in task=deblur")
         if self.degraded:
-            self._check_given()
+            self._check_given(tasks[0])
+        if "deblur" in tasks:
+            self._check_blur()
+        if self.degraded and self.frames:
+            raise UserError("degraded= and frames= are two ways to come by the degraded images: give one")
+        if self.frames and tasks != ["deblur"]:
+            raise UserError(f"frames={self.frames}: frames of a video are averaged for task=deblur, not {tasks[0]}")
+        if not isinstance(self.exclude, str) and not all(isinstance(entry, str) for entry in self.exclude or [None]):
+            raise UserError(f"exclude={self.exclude}: patterns are texts, as in exclude=[a.png,2019/*]")
 
     def recipes(self, *, paired: bool | None = None) -> list[Recipe]:
         """One for each task asked for; `paired`: as if the degraded images were given, or not. Raises UserError."""
         paired = bool(self.degraded) if paired is None else paired
         names = ("seed", "crop", "crops", "grid", "max_flatness", "val_fraction", "shard_mib", "shards_min")
         common = {name: getattr(self, name) for name in names} | {"paired": paired}
-        return [recipe_of(task, self.tasks.get(task, {}), **common) for task in expand_tasks(self.task)]
+        video = {"blur": "video"} if self.frames else {}
+        return [recipe_of(task, self.tasks.get(task, {}) | video, **common) for task in expand_tasks(self.task)]
 
-    def _check_given(self) -> None:
-        (task, *others) = expand_tasks(self.task)
-        if others:
-            raise UserError(f"degraded={self.degraded}: pairs are of one task, name it as in task=deblur")
+    def list_sources(self) -> list[Source]:
+        """What `source` names, with what belongs to each image. Raises UserError."""
+        if self.degraded:
+            return list_pairs(self.source, self.degraded, self.licence)[: self.limit]
+        if self.frames:
+            windows, left_over = list_frames(self.source, self.frames, self.licence)
+            if left_over:
+                print(f"{len(left_over)} frames fill no window of {self.frames}: {left_over[0]}, …", file=sys.stderr)
+            return windows[: self.limit]
+        return list_sources(self.source, self.licence, self.limit)
+
+    def check_of_sources(self) -> Check | None:
+        """What the survey asks of images that come with further files."""
+        if self.degraded:
+            (task,) = expand_tasks(self.task)
+            given = {name: value for name, value in self.tasks.get(task, {}).items() if name in OF_GIVEN.get(task, ())}
+            return pair_check(task, given)
+        return check_frames if self.frames else None
+
+    def _check_blur(self) -> None:
+        settings = settings_of("deblur", self.tasks.get("deblur", {}))
+        if self.frames and "blur" in self.tasks.get("deblur", {}) and settings.blur.options != ("video",):
+            raise UserError(f"frames={self.frames}: a video's frames are averaged, leave tasks.deblur.blur out")
+        if not self.frames and "video" in settings.blur.options:
+            raise UserError("tasks.deblur.blur=video averages the frames of a video: say how many with frames=")
+        if "kernel" in settings.blur.options and settings.kernels == fixed(""):
+            raise UserError("tasks.deblur.blur=kernel: say which with tasks.deblur.kernels=FILE (.npy, .npz) or FOLDER")
+
+    def _check_given(self, task: str) -> None:
         idle = [name for name in self.tasks.get(task, {}) if name not in OF_GIVEN.get(task, ())]
         if idle and not self.preview:  # a sheet shows beside them what the factory would make of the same clean images
             raise UserError(f"tasks.{task}.{idle[0]} has no effect on pairs that are given (degraded=): leave it out")

@@ -142,25 +142,30 @@ def identity(recipe: Recipe, sources: str) -> str:
 def split_images(images: Sequence[Image], val_fraction: float) -> dict[Split, list[Image]]:
     """The images of each side, by the source's own word or else by a hash of the digest, whatever others there are.
 
-    A side that would be empty gets one image that the source says nothing of, the one whose hash is nearest; with more
-    images that one may be back on its own side. Raises UserError if no image is left to train on.
+    Images of one group stay together. A side that would be empty gets one image (or group) that the source says nothing
+    of, the one whose hash is nearest; with more images that one may be back on its own side. Raises UserError if no
+    image is left to train on.
     """
-    ordered = sorted(images, key=lambda image: _lot(image))
+    lots: dict[float, list[Image]] = {}
     sides: dict[Split, list[Image]] = {"train": [], "val": []}
-    for image in ordered:
-        sides[image.source.split or ("val" if _lot(image) < val_fraction else "train")].append(image)
-    free = [image for image in ordered if image.source.split is None]
-    if len(images) > 1 and not sides["val"] and free:
-        sides["train"].remove(free[0])
-        sides["val"].append(free[0])
+    for image in images:
+        if image.source.split:
+            sides[image.source.split].append(image)
+        else:
+            lots.setdefault(_lot(image), []).append(image)
+    for lot, members in lots.items():
+        sides["val" if lot < val_fraction else "train"] += members
+    if lots and not sides["val"] and len(sides["train"]) > len(lots[min(lots)]):
+        sides["val"] = lots[min(lots)]
+        sides["train"] = [image for image in sides["train"] if image not in sides["val"]]
     if not sides["train"]:
-        if not free:
+        if not lots:
             raise UserError(
                 f"every image used ({len(images)}) is one that the source holds out, none is left to train on: "
                 "raise limit, or take a source with more images"
             )
-        sides["val"].remove(free[-1])
-        sides["train"].append(free[-1])
+        sides["train"] = lots[max(lots)]
+        sides["val"] = [image for image in sides["val"] if image not in sides["train"]]
     return {side: sorted(members, key=lambda image: image.digest) for side, members in sides.items()}
 
 
@@ -219,5 +224,6 @@ def _ranges(images: Sequence[Image], counts: Sequence[int], bounds: Sequence[int
 
 
 def _lot(image: Image) -> float:
-    """A number in [0, 1) that is the image's own."""
-    return int.from_bytes(hashlib.blake2b(image.digest.encode(), digest_size=8, person=b"kgt split").digest()) / 2**64
+    """A number in [0, 1) that is the image's own, or its group's: neighbouring frames of a video are on one side."""
+    name = image.source.group or image.digest
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8, person=b"kgt split").digest()) / 2**64

@@ -6,15 +6,19 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from kgt.errors import UserError
+from kgt.imaging import mosaic, read_image, to_rgb, write_image
 from pipelines import datasets, factory, regenerate, synthesize, versions
 from pipelines.acceptance import accept
 from pipelines.job_options import Options, RenewalOptions
 from pipelines.plan import Recipe, plan, recipe_of
+from pipelines.sample import sample_photographs
 from pipelines.shards import decode_pair, read_shard
+from pipelines.sources import list_sources
 from pipelines.storage import Store
 from pipelines.survey import Image as SourceImage
 from pipelines.synthesis import make_shard
@@ -23,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 def arguments(photos: Path, store: Store, *more: str) -> list[str]:
-    return [f"source={photos}", f"store={store.url}", "crop=48", "crops=3", "shards_min=4", *more]
+    return [f"source={photos}", f"store={store.url}", "crop=48", "crops=3", "shards_min=4", "max_flatness=1", *more]
 
 
 def contents(store: Store) -> dict[str, bytes]:
@@ -80,13 +84,13 @@ def test_order_and_parallelism_change_no_byte(photos: Path, tmp_path: Path, file
     for number, path in enumerate(sorted(moved.rglob("*.png"))):
         path.rename(path.with_name(f"{9 - number}.png"))
     alone = factory.open_store(f"file://{tmp_path}/alone")
-    seen = factory.survey(factory.list_sources(str(moved), "unspecified"), 48, 0.5)
+    seen = factory.survey(list_sources(str(moved), "unspecified"), 48, 0.5)
     common = {
         "seed": 0,
         "crop": 48,
         "crops": 3,
         "grid": None,
-        "max_flatness": 0.9,
+        "max_flatness": 1.0,
         "paired": False,
         "val_fraction": 0.05,
         "shard_mib": 256.0,
@@ -197,6 +201,101 @@ def test_what_the_survey_saw_is_kept_with_the_version(photos: Path, file_store: 
     assert all((image["width"], image["licence"]) == (96, "unspecified") for image in images)
 
 
+@pytest.mark.parametrize("task", ["deblur", "sr", "demosaic"])
+def test_given_pairs_go_through_the_same_factory(task: str, tmp_path: Path, file_store: Store) -> None:
+    scale = 4 if task == "sr" else 1
+    rng = np.random.default_rng(0)
+    both = {}
+    photographs = [image for image in map(read_image, sample_photographs("train")) if image.ndim == 3]
+    for number in range(4):
+        clean = photographs[number][100:196, 100:220]
+        low = clean[::scale, ::scale] if task != "demosaic" else mosaic(to_rgb(clean), "gbrg")
+        low = np.clip(low.astype(int) + rng.integers(-3, 4, low.shape), 0, 255).astype(np.uint8)
+        for name, pixels in (("clean", clean), ("degraded", low)):
+            write_image(tmp_path / name / f"{name}_{number}.png", pixels)
+        both[to_rgb(clean).tobytes()] = low if task == "demosaic" else to_rgb(low)
+    asked = arguments(tmp_path / "clean", file_store, f"task={task}", f"degraded={tmp_path}/degraded", "grid=48")
+    extra = {"sr": ["tasks.sr.scale=4"], "demosaic": ["tasks.demosaic.pattern=gbrg"]}.get(task, [])
+    assert synthesize.main([*asked, "crops=9", *extra]) == 0
+    manifest = versions.current(file_store, task)
+    assert manifest.recipe["paired"]
+    seen = 0
+    for shard in manifest.shards:
+        for sample in read_shard(file_store.open(manifest.key(shard))):
+            pair = decode_pair(sample)
+            assert pair.meta["paired"]
+            assert pair.meta["parameters"] == {"sr": {"scale": 4}, "demosaic": {"pattern": "gbrg"}}.get(task, {})
+            top, left, height, width = pair.meta["crop"]
+            assert any(
+                np.array_equal(
+                    np.frombuffer(clean, np.uint8).reshape(96, 120, 3)[top:, left:][:height, :width], pair.clean
+                )
+                and np.array_equal(
+                    low[top // scale :, left // scale :][: height // scale, : width // scale], pair.degraded
+                )
+                for clean, low in both.items()
+            )
+            seen += 1
+    assert seen == 4 * 6
+
+
+def test_given_pairs_are_shown_beside_what_the_factory_would_make(photos: Path, tmp_path: Path) -> None:
+    for path in photos.rglob("*.png"):
+        write_image(tmp_path / "degraded" / path.relative_to(photos), 255 - read_image(path))
+    asked = [f"source={photos}", f"degraded={tmp_path}/degraded", "task=weather", "crop=48", "plan_only=true"]
+    assert synthesize.main([*asked, "tasks.weather.kind=rain", f"preview={tmp_path}/sheet.png"]) == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert 2 * 192 < sheet.height < 3 * 192
+
+
+def test_frames_of_a_video_are_averaged(tmp_path: Path, file_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph = to_rgb(read_image(sample_photographs("train")[4]))
+    for scene in range(3):
+        for number in range(11):
+            frame = photograph[60 * scene :, 3 * number :][:64, :80]
+            write_image(tmp_path / "video" / f"scene {scene}" / f"{number}.png", frame)
+    asked = arguments(tmp_path / "video", file_store, "task=deblur", "frames=5", "tasks.deblur.space=encoded")
+    quiet = ["tasks.deblur.read=1e-9", "tasks.deblur.shot=1e-9"]
+    assert synthesize.main([*asked, *quiet]) == 0
+    assert "3 frames fill no window of 5" in capsys.readouterr().err
+    manifest = versions.current(file_store, "deblur")
+    assert manifest.sources["images"] == 6
+    middles = {}
+    for shard in manifest.shards:
+        for sample in read_shard(file_store.open(manifest.key(shard))):
+            pair = decode_pair(sample)
+            assert (pair.meta["parameters"]["blur"], pair.meta["parameters"]["frames"]) == ("video", 5)
+            top, left, height, width = pair.meta["crop"]
+            for scene in range(3):
+                for first in (0, 5):
+                    frames = [
+                        photograph[60 * scene + top :, 3 * (first + n) + left :][:height, :width] for n in range(5)
+                    ]
+                    if np.array_equal(frames[2], pair.clean):
+                        middles.setdefault(scene, set()).add(shard.split)
+                        error = np.abs(np.mean(frames, axis=0) - pair.degraded)
+                        assert error.max() <= 1
+    assert sorted(middles) == [0, 1, 2]
+    assert all(len(sides) == 1 for sides in middles.values()), "a scene is on one side"
+
+
+def test_what_is_withdrawn_or_guarded_is_refused_and_listed(
+    photos: Path, tmp_path: Path, file_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Image.open(photos / "photo 2.png") as image:
+        (tmp_path / "tests").mkdir()
+        image.save(tmp_path / "tests" / "secret.png")
+    asked = arguments(photos, file_store, "task=sr", f"guard={tmp_path}/tests")
+    assert synthesize.main([*asked, "exclude=[photo 1.png,gone.png]"]) == 0
+    out = capsys.readouterr().out
+    assert "exclude=gone.png: no image in the source matches it" in out
+    listed = file_store.get(versions.current(file_store, "sr").sources["rejects_key"])
+    reasons = {reject["source"]: reject["reason"] for reject in map(json.loads, listed.splitlines())}
+    assert reasons == {"photo 1.png": "excluded", "photo 2.png": "leak"}
+    assert synthesize.main([*asked, "exclude=more/*"]) == 0
+    assert versions.current(file_store, "sr").version == "v000002"
+
+
 def tars(store: Store) -> list[tuple[str, str]]:
     keys = [key.split("/") for key in store.list("") if key.endswith(".tar")]
     return [(task, name) for task, _, name in keys]
@@ -216,8 +315,8 @@ def test_plan_only_and_preview_make_no_shards(
 def test_a_source_deleted_on_the_way_ends_in_one_line(
     photos: Path, file_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def survey_then_delete(*given: object) -> object:
-        seen = survey(*given)
+    def survey_then_delete(*given: object, **named: object) -> object:
+        seen = survey(*given, **named)
         for image in seen.images:
             Path(image.source.location).unlink()
         return seen
@@ -288,6 +387,14 @@ def test_datasets_names_mistakes(argv: list[str], message: str, capsys: pytest.C
         ("store=gs://x", "unknown scheme"),
         ("preview=sheet.txt", "suffix"),
         ("grid=0", "above 0"),
+        ("frames=5", "that is for one task"),
+        ("degraded=/x", "that is for one task"),
+        ("tasks.deblur.blur=video", "say how many with frames="),
+        ("tasks.deblur.blur=kernel", "say which with tasks.deblur.kernels"),
+        ("exclude=[1,2]", "patterns are texts"),
+        ("exclude=/no/such/file.txt", "cannot read /no/such/file.txt"),
+        ("source=/no/such/list.txt", "cannot read /no/such/list.txt"),
+        ("source=/no/such/{0..3}.tar", "/no/such/0.tar"),
         ("max_flatness=1.1", "share from 0 to 1"),
         ("report=/proc/report.json", "cannot write report"),
     ],
@@ -303,7 +410,7 @@ def test_mistakes_end_in_one_line_and_change_nothing(
 
 
 def test_sample_photographs_stay_on_their_side() -> None:
-    sources = factory.list_sources("sample", "")
+    sources = list_sources("sample", "")
     images = [SourceImage(s, f"{n:032x}", 300, 300) for n, s in enumerate(sources)]
     sides = {shard.split: {p.image.source.name for p in shard.parts} for shard in plan(_recipe(), images, 1)}
     assert sides["val"] == {s.name for s in sources if s.split == "val"}

@@ -135,6 +135,14 @@ def test_the_name_covers_all_that_decides_the_bytes() -> None:
     assert dataclasses.replace(base, parts=(moved,)).name == base.name
 
 
+def test_a_group_is_on_one_side() -> None:
+    images = [image(f"{n}.png", group=f"scene {n // 5}") for n in range(60)]
+    sides = split_images(images, 0.3)
+    groups = [{i.source.group for i in side} for side in sides.values()]
+    assert all(groups)
+    assert not groups[0] & groups[1]
+
+
 def test_flat_crops_are_dropped() -> None:
     half = np.packbits([[1, 1, 0, 0]] * 4).tobytes()  # of 128×128: the right half is flat
     seen = dataclasses.replace(image("a", 128, 128), detail=half)
