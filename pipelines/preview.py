@@ -1,7 +1,7 @@
 """A contact sheet: clean and degraded images side by side, one row a task."""
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,11 @@ _CELL, _GAP, _LABEL = 192, 8, 30
 
 def write_sheet(path: Path, rows: Sequence[tuple[str, Iterable[Pair]]]) -> None:
     """Write a sheet with a row for each (task, pairs), of which the first `COLUMNS` are shown."""
-    width = COLUMNS * (2 * _CELL + _GAP) + _GAP
+    shown = [(task, list(islice(pairs, COLUMNS))) for task, pairs in rows]
+    width = max(len(pairs) for _, pairs in shown) * (2 * _CELL + _GAP) + _GAP
     sheet = Image.new("RGB", (width, len(rows) * (_CELL + _LABEL + _GAP) + _GAP), "white")
-    for row, (task, pairs) in enumerate(rows):
-        for column, pair in enumerate(islice(pairs, COLUMNS)):
+    for row, (task, pairs) in enumerate(shown):
+        for column, pair in enumerate(pairs):
             left, top = _GAP + column * (2 * _CELL + _GAP), _GAP + row * (_CELL + _LABEL + _GAP)
             for place, pixels in enumerate((pair.clean, _shown(pair.degraded))):
                 sheet.paste(_cell(pixels), (left + place * _CELL, top + _LABEL))
@@ -33,10 +34,10 @@ def write_sheet(path: Path, rows: Sequence[tuple[str, Iterable[Pair]]]) -> None:
 
 
 def planned_pairs(shards: Sequence[PlannedShard]) -> Iterable[Pair]:
-    """A pair of each of some images of a plan. Nothing of it needs to have been made."""
-    for shard, part in some_pairs(shards, COLUMNS):
-        _, pair, _ = next(pairs_of(part, shard))
-        yield pair
+    """A pair of each of some images of a plan, then further ones of them. Nothing of it needs to have been made."""
+    of_images = [pairs_of(part, shard) for shard, part in some_pairs(shards, COLUMNS)]
+    for pairs in zip_longest(*of_images):
+        yield from (pair for _, pair, _ in filter(None, pairs))
 
 
 def stored_pairs(store: Store, manifest: Manifest) -> Iterable[Pair]:
@@ -72,4 +73,4 @@ def _caption(task: str, pair: Pair) -> str:
         for name, value in pair.parameters.items()
         if not name.startswith("frame_") and not isinstance(value, bool)
     ]
-    return f"{task}   {input_psnr(task, pair):.1f} dB\n{', '.join(drawn)[:70]}"
+    return f"{task}   {input_psnr(task, pair):.1f} dB\n{(', '.join(drawn) or 'as given')[:70]}"

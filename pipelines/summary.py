@@ -78,7 +78,7 @@ def plan_table(plans: Sequence[tuple[Recipe, Sequence[PlannedShard], Estimate]],
     """What would be made of each task, and at what cost on so many cores."""
     table = Table("task", "crop", title="the plan", title_justify="left")
     columns = ("train images", "train pairs", "train shards", "val images", "val pairs", "val shards", "about MiB")
-    for column in (*columns, "core-hours", f"minutes on {cores:g} cores"):
+    for column in (*columns, "core-hours", f"on {cores:g} cores"):
         table.add_column(column, justify="right")
     for recipe, planned, cost in plans:
         cells: list[Any] = []
@@ -86,10 +86,15 @@ def plan_table(plans: Sequence[tuple[Recipe, Sequence[PlannedShard], Estimate]],
             shards = [shard for shard in planned if shard.split == split]
             images = {part.image.digest for shard in shards for part in shard.parts}
             cells += [len(images), sum(shard.samples for shard in shards), len(shards)]
-        cells += [f"{cost.bytes / 2**20:.1f}", f"{cost.core_seconds / 3600:.3f}"]
-        cells.append(f"{cost.core_seconds / 60 / cores:.1f}")
+        cells += [f"{cost.bytes / 2**20:.1f}", f"{cost.core_seconds / 3600:.3g}", _duration(cost.core_seconds / cores)]
         table.add_row(recipe.task, str(recipe.side), *map(str, cells))
     return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _versions_table(manifests: Sequence[Manifest]) -> Table:
