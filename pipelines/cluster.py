@@ -82,6 +82,18 @@ def each_row(
         yield result
 
 
+class Shared:
+    """A large value that tasks only read: it goes to a machine once, and arrays in it are not copied for a task."""
+
+    def __init__(self, value: Any) -> None:
+        connect()
+        self._reference = ray.put(value)
+
+    def get(self) -> Any:
+        """The value."""
+        return ray.get(self._reference)
+
+
 def nodes() -> list[str]:
     """The ids of the nodes that are alive."""
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]

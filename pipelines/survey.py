@@ -5,7 +5,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -13,9 +13,11 @@ import numpy as np
 from kgt.errors import UserError
 from kgt.imaging import ImageError, read_image
 from pipelines import cluster, detail
-from pipelines.leaks import Guard
 from pipelines.sources import Source
 from pipelines.withdrawal import Withdrawal
+
+if TYPE_CHECKING:
+    from pipelines.leaks import Guard
 
 # Of the clean image and the source's further files: a word for statistics and a line for people, if they do not fit.
 Check = Callable[[np.ndarray, Sequence[np.ndarray]], tuple[str, str] | None]
@@ -95,7 +97,7 @@ def survey(
     max_flatness: float = 1.0,
     min_sharpness: float = 0.0,
     withdrawal: Withdrawal = _NOTHING,
-    guard: Guard | None = None,
+    guard: "Guard | None" = None,
     check: Check | None = None,
 ) -> Survey:
     """Read every source; `advance` is called for each. Images with a side shorter than `crop` pixels are rejects.
@@ -106,7 +108,8 @@ def survey(
 
     Raises UserError if nothing is usable or more than `max_reject_fraction` of the images is not.
     """
-    inspector = _Inspector(crop, max_flatness, min_sharpness, withdrawal, guard, check)
+    shared = cluster.Shared(guard) if guard else None
+    inspector = _Inspector(crop, max_flatness, min_sharpness, withdrawal, shared, check)
     size = max(1, min(_BATCH, -(-len(sources) // _ROWS)))
     rows = [{"first": first, "sources": sources[first : first + size]} for first in range(0, len(sources), size)]
     rejects: list[Reject] = []
@@ -153,7 +156,7 @@ class _Inspector:
     max_flatness: float
     min_sharpness: float
     withdrawal: Withdrawal
-    guard: Guard | None
+    guard: cluster.Shared | None
     check: Check | None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +205,7 @@ class _Inspector:
             return Reject(source.name, "flat", f"{flatness:.0%} of it is flat, max_flatness={self.max_flatness:g}")
         if sharpness < self.min_sharpness:
             return Reject(source.name, "blurred", f"sharpness {sharpness:.3g}, min_sharpness={self.min_sharpness:g}")
-        if self.guard and (shown := self.guard.find(luma)):
+        if self.guard and (shown := self.guard.get().find(luma)):
             return Reject(source.name, "leak", f"it shows what the test image {shown} shows")
         mode = "L" if pixels.ndim == 2 else "RGB"
         return Image(source, digest, height, width, mode, flatness, sharpness, detail.pack(blocks))

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kgt.errors import UserError
 from kgt.imaging import list_images, read_image
@@ -78,6 +80,11 @@ def test_images_without_features(guard: Guard) -> None:
     assert guard.find(flat) is guard.find(smooth) is None
     for shape in ((16, 3000), (3000, 16), (16, 16)):
         assert index.find(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)) is None
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_bits_are_counted(bits: int) -> None:
+    assert leaks._ones(np.uint64(bits)) == bits.bit_count()
 
 
 def test_it_is_the_same_every_time(guard: Guard) -> None:
