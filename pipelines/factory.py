@@ -19,7 +19,6 @@ from pipelines.acceptance import accept
 from pipelines.estimate import estimate
 from pipelines.job_options import Options, RenewalOptions
 from pipelines.json_report import write_report
-from pipelines.leaks import load_guard
 from pipelines.plan import PlannedShard, Recipe, fingerprint, identity, plan, renewed
 from pipelines.progress import Meter
 from pipelines.storage import Store, check_writable, open_store
@@ -98,7 +97,7 @@ def run(options: Options) -> None:
             max_flatness=options.max_flatness,
             min_sharpness=options.min_sharpness,
             withdrawal=withdrawal,
-            guard=load_guard(options.guard) if options.guard else None,
+            guard=options.load_guard(),
             check=options.check_of_sources(),
         )
         survey_seconds = meter.seconds

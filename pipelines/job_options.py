@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kgt.errors import UserError
 from kgt.imaging.files import check_writable
@@ -17,6 +17,9 @@ from pipelines.pairing import list_pairs, pair_check
 from pipelines.plan import OF_GIVEN, Recipe, recipe_of
 from pipelines.sources import Source, list_sources
 from pipelines.survey import Check
+
+if TYPE_CHECKING:
+    from pipelines.leaks import Guard
 
 
 @dataclass
@@ -124,6 +127,14 @@ class Options:
             given = {name: value for name, value in self.tasks.get(task, {}).items() if name in OF_GIVEN.get(task, ())}
             return pair_check(task, given)
         return check_frames if self.frames else None
+
+    def load_guard(self) -> "Guard | None":
+        """The test images that `guard` names, indexed by Ray tasks. Raises UserError."""
+        if not self.guard:
+            return None
+        from pipelines.leaks import load_guard  # it compiles its look-up
+
+        return load_guard(self.guard)
 
     def _check_blur(self) -> None:
         settings = settings_of("deblur", self.tasks.get("deblur", {}))
