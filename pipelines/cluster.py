@@ -6,11 +6,13 @@ import pickle
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
+import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kgt.errors import UserError
@@ -26,7 +28,19 @@ _PAUSES = (5.0, 15.0, 45.0, 60.0)
 _CHATTER = {
     "ray.data": logging.WARNING,
     "ray.data._internal.progress": logging.ERROR,
+    "ray.data._internal.execution": logging.CRITICAL,  # it logs the traces of errors that it raises as well
 }
+
+# What Ray raises where it is Ray that died, not the code that it ran.
+_DEATHS = (
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.RayActorError,
+    ray.exceptions.RaySystemError,
+    ray.exceptions.RpcError,
+    ray.exceptions.WorkerCrashedError,
+)
 
 
 def connect(cores: int | None = None) -> None:
@@ -64,8 +78,8 @@ def each_row(
 ) -> Iterator[dict[str, Any]]:
     """`function` of every row by Ray Data, in the order in which the results come. `alone`: every row is its own task.
 
-    A task that its machine lost is run again, and a row whose store did not answer tried again, after a pause, a few
-    times. A UserError in a task is raised as it was.
+    A task that its machine lost is run again, however often (Ray Data's own rule), and a row whose store did not answer
+    tried again, after a pause, a few times. A UserError in a task is raised as it was, and one if Ray itself dies.
     """
     connect()
     for name, level in _CHATTER.items():
@@ -75,7 +89,12 @@ def each_row(
     blocks = len(rows) if alone else min(len(rows), max(16, len(rows) // 64))
     packed = [{"row": pickle.dumps(row)} for row in rows]
     dataset = ray.data.from_items(packed, override_num_blocks=max(1, blocks)).map(_Packed(function), num_cpus=cpus)
-    for packed_result in dataset.iter_rows():
+    results = iter(dataset.iter_rows())
+    while True:
+        with _surviving():
+            packed_result = next(results, None)
+        if packed_result is None:
+            return
         result = pickle.loads(packed_result["row"])
         if isinstance(result, UserError):
             raise result
@@ -134,6 +153,18 @@ def refuse_local_state(url: str) -> None:
             f"{url} is not shared by the cluster: {unseen} of {len(asked)} nodes do not see it; "
             "use a folder of a file system that all nodes mount, or s3://bucket/folder"
         )
+
+
+@contextmanager
+def _surviving() -> Iterator[None]:
+    """What is heard of a Ray that died under a run, in one line."""
+    try:
+        yield
+    except _DEATHS as error:
+        raise UserError(
+            f"Ray died while the run was going on ({type(error).__name__}): what is finished is kept, "
+            "the same command goes on from there"
+        ) from error
 
 
 class _Packed:

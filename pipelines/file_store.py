@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +26,7 @@ _USERS = {
 }
 _TEMPORARY = ".tmp"
 _LOCK = ".lock"
+_ABANDONED_SECONDS = 24 * 3600.0  # no spool is written for so long
 
 
 class FileStore:
@@ -106,6 +107,7 @@ class FileStore:
         folder = self.root / _TEMPORARY
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder)
+        _remove_abandoned(folder, os.fstat(handle).st_mtime)
         try:
             with os.fdopen(handle, "wb") as file:
                 if isinstance(data, Path):
@@ -134,8 +136,16 @@ class FileStore:
     def _trouble(self, done: str, error: OSError) -> Exception:
         uncreatable = error.errno == errno.ENOENT and str(error.filename).startswith(str(self.root))
         if error.errno in _USERS or uncreatable:
-            return UserError(f"store {self.url} cannot be {done}: {error.strerror} ({error.filename})")
+            return UserError(f"store {self.url} cannot be {done}: {error.strerror} ({error.filename or self.root})")
         return error
+
+
+def _remove_abandoned(folder: Path, now: float) -> None:
+    """Remove the spools of processes that were killed. `now` is the file system's time: clocks may differ."""
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process does the same
+            if now - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink()
 
 
 def _etag(stat: os.stat_result) -> str:

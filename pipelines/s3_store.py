@@ -4,6 +4,7 @@ import base64
 import functools
 import hashlib
 import io
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,11 @@ def _client(attempts: int = _ATTEMPTS) -> Any:
 
 
 class S3Store:
-    """Objects are keys below `prefix` in `bucket`. Every put carries its SHA-256; the endpoint checks and keeps it."""
+    """Objects are keys below `prefix` in `bucket`. Every put carries its SHA-256; the endpoint checks and keeps it.
+
+    It also carries a mark of its own, by which it is found again: an endpoint may acknowledge what it does not store,
+    and a request that is repeated since its answer was lost meets its own work.
+    """
 
     def __init__(self, bucket: str, prefix: str = "") -> None:
         self.bucket = bucket
@@ -89,25 +94,36 @@ class S3Store:
         check_key(key)
         if sha256 is None:
             sha256 = _sha256(data)
+        mark = secrets.token_hex(8)
         arguments: dict[str, Any] = {
             "ChecksumAlgorithm": "SHA256",
             "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode(),
-            "Metadata": {"sha256": sha256},
+            "Metadata": {"sha256": sha256, "mark": mark},
         }
         if isinstance(condition, Absent):
             arguments["IfNoneMatch"] = "*"
         elif isinstance(condition, Matches):
             arguments["IfMatch"] = condition.etag
-        with self._trouble(key), open(data, "rb") if isinstance(data, Path) else io.BytesIO(data) as body:
-            return self.call("put_object", key, Body=body, **arguments)["ETag"]
+        refused = False
+        try:
+            with self._trouble(key), open(data, "rb") if isinstance(data, Path) else io.BytesIO(data) as body:
+                self.call("put_object", key, Body=body, **arguments)
+        except (Conflict, Missing):  # S3 calls it missing where there is nothing that could match
+            refused = True
+        found = self._head(key)
+        if found and found["Metadata"].get("mark") == mark:
+            return found["ETag"]
+        if found and condition is None and found["Metadata"].get("sha256") == sha256:
+            return found["ETag"]  # another writer has put the same since
+        if refused or (found and condition is not None and found["ETag"] != getattr(condition, "etag", None)):
+            raise Conflict(f"{self.url}/{key} was changed by another writer")
+        raise Unavailable(f"store {self.url} acknowledged {key} but does not hold it")
 
     def head(self, key: str) -> Stat | None:
         """See Store."""
         check_key(key)
-        try:
-            with self._trouble(key):
-                found = self.call("head_object", key)
-        except Missing:
+        found = self._head(key)
+        if found is None:
             return None
         modified = found["LastModified"].timestamp()
         return Stat(found["ContentLength"], found["ETag"], modified, found["Metadata"].get("sha256"))
@@ -129,6 +145,13 @@ class S3Store:
     def call(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         """One request about one object."""
         return getattr(_client(), operation)(Bucket=self.bucket, Key=self.prefix + key, **arguments)
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        try:
+            with self._trouble(key):
+                return self.call("head_object", key)
+        except Missing:
+            return None
 
     @contextmanager
     def _trouble(self, key: str) -> Iterator[None]:

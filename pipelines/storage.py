@@ -5,6 +5,7 @@ happens or raises `Conflict`: that is all the coordination that versions need. S
 """
 
 import contextlib
+import hashlib
 import re
 import secrets
 from collections.abc import Iterator
@@ -112,6 +113,30 @@ def open_store(url: str) -> Store:
             raise UserError(f"store {url}: a bucket is missing, as in s3://bucket/folder")
         return S3Store(bucket, prefix.strip("/"))
     raise UserError(f"store {url}: unknown scheme; write file:///absolute/folder or s3://bucket/folder")
+
+
+def holds(store: Store, key: str, size: int, sha256: str) -> bool:
+    """Whether an object has that size in bytes and that SHA-256; it is read where the store keeps no checksum."""
+    stat = store.head(key)
+    if stat is None or stat.size != size:
+        return False
+    if stat.sha256:
+        return stat.sha256 == sha256
+    try:
+        with store.open(key) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except Missing:
+        return False
+
+
+def clock(store: Store) -> float:
+    """The store's own time, seconds since 1970: when an object would be written that was put now."""
+    key = f"probe-{secrets.token_hex(8)}"
+    store.put(key, b"1")
+    try:
+        return store.head(key).modified
+    finally:
+        store.delete(key)
 
 
 def check_writable(store: Store) -> None:

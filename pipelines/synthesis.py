@@ -1,5 +1,6 @@
 """The making of one shard: a planned range of sources to one object in the store. What a Ray task of the job runs."""
 
+import errno
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ from pipelines.degradations.values import Scalar
 from pipelines.memory import peak_mib
 from pipelines.plan import Part, PlannedShard
 from pipelines.shards import Sample, encode_pair, write_shard
-from pipelines.storage import Missing, Store
+from pipelines.storage import Missing, Store, holds
 from pipelines.survey import digest_of
 from pipelines.versions import ShardEntry, pool_key
 
@@ -36,7 +37,7 @@ def make_shard(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def finished(shard: PlannedShard, store: Store) -> ShardEntry | None:
-    """The record of a shard that an earlier run completed, if the object is there in the size that the record says."""
+    """The record of a shard that an earlier run completed, if the object is there with the checksum in the record."""
     try:
         record = store.get(pool_key(shard.recipe.task, shard.name, "json"))
     except Missing:
@@ -45,9 +46,9 @@ def finished(shard: PlannedShard, store: Store) -> ShardEntry | None:
         entry = ShardEntry(**json.loads(record))
     except (ValueError, TypeError):
         return None
-    stat = store.head(pool_key(shard.recipe.task, shard.name))
-    whole = stat is not None and stat.size == entry.bytes and stat.sha256 in (None, entry.sha256)
-    return entry if whole and entry.name == shard.name else None
+    if (entry.name, entry.split, entry.samples) != (shard.name, shard.split, shard.samples):
+        return None
+    return entry if holds(store, pool_key(shard.recipe.task, shard.name), entry.bytes, entry.sha256) else None
 
 
 def pairs_of(part: Part, shard: PlannedShard) -> Iterator[tuple[str, Pair, dict[str, Any]]]:
@@ -134,16 +135,21 @@ def _make(shard: PlannedShard, store: Store) -> ShardEntry:
                 figures.append(input_psnr(task, pair))
                 yield encode_pair(key, pair.clean, pair.degraded, record)
 
-    with tempfile.NamedTemporaryFile(prefix="kgt-shard-") as spool:
-        count = write_shard(samples(), spool)
-        spool.flush()
-        size = spool.tell()
-        spool.seek(0)
-        sha256 = hashlib.file_digest(spool, "sha256").hexdigest()
-        store.put(pool_key(task, shard.name), Path(spool.name), sha256=sha256)
-    stat = store.head(pool_key(task, shard.name))
-    if stat is None or stat.size != size:
-        raise OSError(f"{store.url} acknowledged {pool_key(task, shard.name)} but does not hold it")
+    try:
+        with tempfile.NamedTemporaryFile(prefix="kgt-shard-") as spool:
+            count = write_shard(samples(), spool)
+            spool.flush()
+            size = spool.tell()
+            spool.seek(0)
+            sha256 = hashlib.file_digest(spool, "sha256").hexdigest()
+            store.put(pool_key(task, shard.name), Path(spool.name), sha256=sha256)
+    except OSError as error:  # of the spool: a store has its own words
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"the folder for temporary files, {tempfile.gettempdir()}, is full ({error.strerror}): "
+            "make room there, or set TMPDIR to another folder"
+        ) from error
     sums = math.fsum(figures), math.fsum(figure**2 for figure in figures)
     entry = ShardEntry(shard.name, shard.split, shard.epoch, count, size, sha256, *sums)
     record = json.dumps(vars(entry), sort_keys=True, allow_nan=False)

@@ -12,14 +12,13 @@ import hashlib
 import json
 import math
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from kgt.errors import UserError
 from kgt.tasks import nearest
-from pipelines.storage import Absent, Conflict, Matches, Missing, Store
+from pipelines.storage import Absent, Conflict, Matches, Missing, Store, clock
 
 FORMAT = 2
 Split = Literal["train", "val"]
@@ -220,8 +219,9 @@ class Pruned:
 def prune(store: Store, task: str, keep: int) -> Pruned:
     """Remove all versions but the newest `keep`, the current one and pinned ones, then shards that none refers to.
 
-    Mark and sweep. An unreferenced shard younger than a day is left alone: it may be an unfinished run's. Raises
-    UserError, before anything is removed, if a version to be kept has no manifest: its shards would not be known.
+    Mark and sweep. An unreferenced shard younger than a day, by the store's own clock, is left alone: it may be an
+    unfinished run's. So is one that seems to come from the future. Raises UserError, before anything is removed, if a
+    version to be kept has no manifest, or a damaged one: its shards would not be known.
     """
     if keep < 1:
         raise UserError(f"keep={keep}: at least one version is kept")
@@ -233,11 +233,14 @@ def prune(store: Store, task: str, keep: int) -> Pruned:
             f"{store.url} has no manifest of {', '.join(lost)} of {task}, which is current or pinned: "
             "nothing is pruned; put it back, or unpin it"
         )
+    for version in sorted(kept):
+        load(store, task, version)
     removed = [version for version in versions if version not in kept and _remove(store, task, version)]
     left = {*versions, *list_versions(store, task)} - {*removed}  # some may have been published meanwhile
     used = {shard.name for version in left for shard in load(store, task, version).shards}
     names = sorted({key.rpartition("/")[2].partition(".")[0] for key in store.list(f"{task}/pool/")} - used)
-    swept = sum(_sweep(store, task, name) for name in names)
+    now = clock(store)
+    swept = sum(_sweep(store, task, name, now) for name in names)
     return Pruned(tuple(removed), swept, len(names) - swept)
 
 
@@ -254,9 +257,9 @@ def _remove(store: Store, task: str, version: str) -> bool:
     return True
 
 
-def _sweep(store: Store, task: str, name: str) -> bool:
-    stat = store.head(pool_key(task, name))
-    if stat is not None and time.time() - stat.modified < ORPHAN_SECONDS:
+def _sweep(store: Store, task: str, name: str, now: float) -> bool:
+    stats = [store.head(pool_key(task, name, suffix)) for suffix in ("tar", "json")]
+    if any(stat is not None and now - stat.modified < ORPHAN_SECONDS for stat in stats):
         return False
     store.delete(pool_key(task, name, "json"))  # first the record: a shard without one is made again
     store.delete(pool_key(task, name))
@@ -283,13 +286,17 @@ def _pointer(store: Store, task: str) -> dict[str, str] | None:
 
 
 def _advance(store: Store, manifest: Manifest) -> None:
-    """Make the version current unless a newer one is."""
+    """Make the version current unless a newer one is. Raises UserError if CURRENT knows it with another manifest."""
     key = f"{manifest.task}/CURRENT"
     pointer = {"version": manifest.version, "manifest_sha256": manifest.digest}
     data = (json.dumps(pointer, sort_keys=True) + "\n").encode()
     while True:
         stat = store.head(key)
         now = _pointer(store, manifest.task) if stat else None
+        if now and now["version"] == manifest.version and now["manifest_sha256"] != manifest.digest:
+            raise UserError(
+                f"{store.url}/{_manifest_key(manifest.task, manifest.version)} is not the manifest that was published"
+            )
         if now and now["version"] >= manifest.version:
             return
         try:
