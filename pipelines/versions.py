@@ -235,6 +235,8 @@ def prune(store: Store, task: str, keep: int) -> Pruned:
         )
     for version in sorted(kept):
         load(store, task, version)
+    if pointer:
+        current(store, task)
     removed = [version for version in versions if version not in kept and _remove(store, task, version)]
     left = {*versions, *list_versions(store, task)} - {*removed}  # some may have been published meanwhile
     used = {shard.name for version in left for shard in load(store, task, version).shards}

@@ -2,8 +2,8 @@
 
     proxy.add("PUT", r"/pool/.*\\.tar$", Refuse(503), times=3)
 
-A fault is chosen by a request's method and path, acts on the `nth` such request and as many of them as `times` says,
-and is over by `proxy.clear()`. Requests are otherwise passed on as they are, and every one is logged.
+A fault is chosen by a request's method and path, acts on the `nth` such request and on every `every`-th from there, as
+often as `times` says, and is over by `proxy.clear()`. All other requests are passed on as they are; all are logged.
 """
 
 import email.utils
@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,8 +44,9 @@ class Answer:
 
 
 class Fault:
-    """What happens to one request. The plain one does nothing but pass it on."""
+    """What happens to one request. The plain one does nothing but pass it on. `happened` counts."""
 
+    happened = 0
     body_bytes: int | None = None  # of the request's body, after which the connection is reset
 
     def __call__(self, proxy: "FaultProxy", request: Request) -> Answer:
@@ -108,15 +109,37 @@ class Lose(Fault):
 
     def __call__(self, proxy: "FaultProxy", request: Request) -> Answer:
         answer = proxy.forward(request)
-        proxy.forward(Request("DELETE", request.path, {"Host": request.headers["Host"]}, b""))
+        proxy.delete(request)
         return answer
 
 
+@dataclass
 class IgnoreConditions(Fault):
-    """The store does not know If-Match and If-None-Match."""
+    """The store does not know that header (If-Match, If-None-Match)."""
+
+    header: str
 
     def __call__(self, proxy: "FaultProxy", request: Request) -> Answer:
-        request.headers = {k: v for k, v in request.headers.items() if k.lower() not in ("if-match", "if-none-match")}
+        request.headers.pop(self.header, None)
+        return proxy.forward(request)
+
+
+class Vanish(Fault):
+    """The object is deleted just before it is asked for."""
+
+    def __call__(self, proxy: "FaultProxy", request: Request) -> Answer:
+        proxy.delete(request)
+        return proxy.forward(request)
+
+
+@dataclass
+class Act(Fault):
+    """Something else is done just before the request arrives."""
+
+    action: Callable[[], object]
+
+    def __call__(self, proxy: "FaultProxy", request: Request) -> Answer:
+        self.action()
         return proxy.forward(request)
 
 
@@ -160,8 +183,17 @@ class _Rule:
     path: re.Pattern[str]
     fault: Fault
     nth: int
+    every: int
     times: int
     seen: int = 0
+
+    def strikes(self, method: str, path: str) -> bool:
+        """Whether this request is one of those."""
+        if not (re.fullmatch(self.method, method) and self.path.search(path)):
+            return False
+        self.seen += 1
+        turn, rest = divmod(self.seen - self.nth, self.every)
+        return rest == 0 and 0 <= turn < self.times
 
 
 class FaultProxy:
@@ -178,10 +210,10 @@ class FaultProxy:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def add(self, method: str, path: str, fault: Fault, *, nth: int = 1, times: int = 1) -> Fault:
+    def add(self, method: str, path: str, fault: Fault, *, nth: int = 1, every: int = 1, times: int = 1) -> Fault:
         """Let `fault` happen to requests of that method (a pattern) whose path has a match of `path`."""
         with self._lock:
-            self._rules.append(_Rule(method, re.compile(path), fault, nth, times))
+            self._rules.append(_Rule(method, re.compile(path), fault, nth, every, times))
         return fault
 
     def clear(self) -> None:
@@ -205,10 +237,9 @@ class FaultProxy:
         with self._lock:
             self.log.append((method, path))
             for rule in self._rules:
-                if re.fullmatch(rule.method, method) and rule.path.search(path):
-                    rule.seen += 1
-                    if rule.nth <= rule.seen < rule.nth + rule.times:
-                        return rule.fault
+                if rule.strikes(method, path):
+                    rule.fault.happened += 1
+                    return rule.fault
         return Fault()
 
     def forward(self, request: Request) -> Answer:
@@ -224,6 +255,12 @@ class FaultProxy:
             return Answer(answer.status, kept, body)
         finally:
             connection.close()
+
+    def delete(self, request: Request) -> None:
+        """Delete the object that the request is about."""
+        headers = {name: request.headers[name] for name in ("Host", "Authorization")}
+        done = self.forward(Request("DELETE", urlsplit(request.path).path, headers, b""))
+        assert done.status == 204, done
 
 
 class _Server(ThreadingHTTPServer):

@@ -312,23 +312,6 @@ def test_plan_only_and_preview_make_no_shards(
         assert image.height > 6 * 192
 
 
-def test_a_source_deleted_on_the_way_ends_in_one_line(
-    photos: Path, file_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def survey_then_delete(*given: object, **named: object) -> object:
-        seen = survey(*given, **named)
-        for image in seen.images:
-            Path(image.source.location).unlink()
-        return seen
-
-    survey = factory.survey
-    monkeypatch.setattr(factory, "survey", survey_then_delete)
-    assert synthesize.main(arguments(photos, file_store, "task=sr")) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "disappeared while the run was going on" in line
-    assert list(file_store.list("sr/versions/")) == []
-
-
 def test_datasets_looks_after_versions(photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert synthesize.main(arguments(photos, file_store, "task=[sr,jpeg]")) == 0
     at = f"store={file_store.url}"

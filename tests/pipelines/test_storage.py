@@ -5,6 +5,7 @@ import hashlib
 import os
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import boto3
@@ -14,6 +15,7 @@ from botocore.stub import Stubber
 from kgt.errors import UserError
 from pipelines import s3_store
 from pipelines.storage import Absent, Conflict, Matches, Missing, Store, Unavailable, check_writable, open_store
+from tests.pipelines.faults import EVER, Act, CutAnswer, FaultProxy, Forget, Lose
 
 
 def test_objects_come_back_as_they_went(store: Store, tmp_path: Path) -> None:
@@ -82,25 +84,6 @@ def test_stores_travel_between_processes(store: Store) -> None:
 def test_a_writable_store_passes_the_check_and_keeps_nothing_of_it(store: Store) -> None:
     check_writable(store)
     assert list(store.list("")) == []
-
-
-class Careless:
-    """A store that ignores conditions, as some S3-compatible endpoints do."""
-
-    def __init__(self, store: Store) -> None:
-        self.store, self.url = store, store.url
-
-    def put(self, key: str, data: bytes, *, condition: object = None) -> str:
-        return self.store.put(key, data)
-
-    def delete(self, key: str) -> None:
-        self.store.delete(key)
-
-
-def test_a_store_that_ignores_conditions_is_refused(file_store: Store) -> None:
-    with pytest.raises(UserError, match="ignores conditional writes"):
-        check_writable(Careless(file_store))
-    assert list(file_store.list("")) == []
 
 
 @pytest.mark.parametrize("key", ["../x", "/x", "a/../x", "a//b", ".hidden", "a/.tmp/b", "", "a\0b"])
@@ -200,3 +183,63 @@ def test_s3_keeps_the_checksum_and_is_readable_by_any_client(s3_bucket: str) -> 
 def test_a_folder_that_cannot_be_made_is_the_users_to_mend() -> None:
     with pytest.raises(UserError, match="cannot be written: No such file or directory"):
         open_store("file:///proc/no such folder").put("a", b"1")
+
+
+@pytest.mark.parametrize("condition", [None, Absent()], ids=["any", "absent"])
+def test_a_put_is_looked_for(condition: object, proxy: FaultProxy, bucket: Store) -> None:
+    for fault in (Forget(), Lose()):
+        proxy.add("PUT", "/x$", fault)
+        with pytest.raises(Unavailable, match="acknowledged x but does not hold it"):
+            bucket.put("x", b"1", condition=condition)
+    proxy.add("PUT", "/x$", CutAnswer())
+    etag = bucket.put("x", b"1", condition=condition)
+    assert (bucket.get("x"), bucket.head("x").etag) == (b"1", etag), "stored at the first, unheard, attempt"
+
+
+def test_an_overwrite_that_is_lost_is_noticed(proxy: FaultProxy, bucket: Store) -> None:
+    etag = bucket.put("x", b"old")
+    for condition in (None, Matches(etag)):
+        proxy.add("PUT", "/x$", Forget())
+        with pytest.raises(Unavailable):
+            bucket.put("x", b"new", condition=condition)
+        proxy.clear()
+    assert bucket.get("x") == b"old"
+
+
+@pytest.mark.parametrize("newer", [b"2", b"1"], ids=["different", "equal"])
+def test_a_newer_object_of_another_writer_is_no_loss(newer: bytes, proxy: FaultProxy, bucket: Store) -> None:
+    proxy.add("HEAD", "/x$", Act(lambda: bucket.put("x", newer)))
+    with pytest.raises(Conflict):
+        bucket.put("x", b"1", condition=Absent())
+    assert bucket.get("x") == newer
+    proxy.clear()
+    proxy.add("HEAD", "/y$", Act(lambda: bucket.put("y", b"1")))
+    assert bucket.put("y", b"1") == bucket.head("y").etag
+
+
+def test_of_a_missing_object_nothing_can_match(bucket: Store) -> None:
+    with pytest.raises(Conflict):
+        bucket.put("x", b"1", condition=Matches('"0"'))
+    with pytest.raises(Missing):
+        bucket.get("x")
+
+
+def test_an_object_is_read_on_where_the_connection_broke(proxy: FaultProxy, bucket: Store) -> None:
+    data = os.urandom(3 << 20)
+    bucket.put("x", data)
+    for sent in (0, 1 << 20, 1000):
+        proxy.add("GET", "/x$", CutAnswer(sent))
+    assert bucket.get("x") == data
+    proxy.add("GET", "/x$", CutAnswer(100), times=EVER)
+    with pytest.raises(Unavailable, match="does not answer"):
+        bucket.get("x")
+
+
+def test_spools_of_killed_processes_are_removed(file_store: Store, tmp_path: Path) -> None:
+    file_store.put("a", b"1")
+    abandoned, working = (tmp_path / "store" / ".tmp" / name for name in ("abandoned", "working"))
+    for path, age in ((abandoned, 48 * 3600.0), (working, 600.0)):
+        path.write_bytes(b"half a sha")
+        os.utime(path, (time.time() - age,) * 2)
+    file_store.put("b", b"2")
+    assert (abandoned.exists(), working.exists()) == (False, True)
