@@ -67,6 +67,12 @@ def connect(cores: int | None = None) -> None:
         ray.init(**options)
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}") from error
+    except Exception as error:
+        if type(error) not in (Exception, RuntimeError, *_DEATHS):
+            raise
+        # Ray's words, and kinds, for parts of it that die while they start or are too slow.
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise UserError(f"no Ray starts on this machine ({reason}): try again") from error
 
 
 def each_row(

@@ -121,28 +121,19 @@ class Run:
         return False
 
     def wait(self, seconds: float) -> Ended:
-        """How it ended, when nothing of it is left. What a killed command leaves behind has some seconds, too."""
-        try:
-            code = self.process.wait(seconds)
-            deadline = time.monotonic() + 30
-            while self.members():
-                assert time.monotonic() < deadline, f"left behind: {self.members()}"
-                time.sleep(0.05)
-        finally:
-            self.end()
-        self._output.seek(0)
-        said = self._output.read()
-        self._output.close()
-        return Ended(code, said)
+        """How the command ended. What it started may still be ending, or left behind: see `end`."""
+        code = self.process.wait(seconds)
+        return Ended(code, Path(self._output.name).read_text())
 
     def end(self) -> None:
-        """Kill whatever is left."""
+        """Kill whatever is left of it."""
         for member in self.members():
             try:
                 os.kill(member.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         self.process.wait()
+        self._output.close()
 
 
 def contents(store: Store) -> dict[str, bytes]:
