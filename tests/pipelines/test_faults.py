@@ -285,7 +285,7 @@ def small_disk() -> Iterator[Callable[[Path, int], None]]:
 
     yield sized
     for folder in set(mounted):
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_full_store_ends_in_one_line_and_goes_on_when_there_is_room(
