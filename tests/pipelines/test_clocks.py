@@ -15,7 +15,7 @@ DAY = 24 * 3600.0
 
 
 def manifest() -> versions.Manifest:
-    entry = versions.ShardEntry("train-" + "a" * 32, "train", 2, 4, "0" * 64, 60.0, 1800.0)
+    entry = versions.ShardEntry("train-" + "a" * 32, "train", 1, 2, 4, "0" * 64, 60.0, 1800.0)
     return versions.Manifest("sr", "v000001", 1, "same", {"seed": 0}, {"images": 3}, (entry,), {})
 
 

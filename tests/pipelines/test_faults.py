@@ -115,7 +115,7 @@ def test_a_lost_write_of_a_worker_is_made_again(
     [
         (MANIFEST, Forget(), "acknowledged jpeg/versions/v000001.json but does not hold it|sr/versions"),
         (CURRENT, Lose(), "CURRENT but does not hold it"),
-        ("/rejects/", Forget(), "rejects.jsonl but does not hold it"),
+        ("/rejects.jsonl", Forget(), "rejects.jsonl but does not hold it"),
         (MANIFEST, Refuse(403, "AccessDenied"), "the endpoint says AccessDenied"),
         ("/probe-", CutRequest(0), "does not answer"),
     ],
@@ -155,7 +155,7 @@ def test_a_store_that_ignores_conditions_is_refused_before_anything_is_written(
 def test_a_shard_removed_before_the_manifest_is_not_published(
     run: Callable[[Store], Ended], proxy: FaultProxy, bucket: Store, calm: dict[str, bytes]
 ) -> None:
-    held = proxy.add("PUT", "/jpeg/rejects/", Hold())
+    held = proxy.add("PUT", "/jpeg/survey/", Hold())
     with_answer = Answering(run, bucket)
     assert held.arrived.wait(120)
     bucket.delete(next(bucket.list("jpeg/pool/")).replace(".json", ".tar"))

@@ -24,7 +24,7 @@ ASKED = ["task=[deblur,sr,jpeg]", "crop=64", "crops=4", "shards_min=7"]
 VICTIMS = {"driver": "driver", "worker": "ray::Map", "raylet": "raylet", "gcs": "gcs_server"}
 
 # What the command writes, in that order.
-PLACES = [r"pool/.*tar$", r"pool/.*json$", "rejects/", "versions/", "CURRENT$"]
+PLACES = [r"pool/.*tar$", r"pool/.*json$", "survey/", "versions/", "CURRENT$"]
 
 
 # Ray notices the death of its own parts after 15 and 60 seconds by default.
