@@ -130,7 +130,8 @@ def test_killed_at_random(seed: int, battered: Battered, calm: dict[str, bytes])
     assert {key: data for key, data in contents(battered.store).items() if not key.startswith("probe-")} == calm
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["first killed", "second killed"])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1], ids=["first killed", "second killed"])
 def test_of_two_runs_at_once_one_is_killed(victim: int, battered: Battered, calm: dict[str, bytes]) -> None:
     rng = random.Random(victim)
     runs = []
