@@ -55,18 +55,26 @@ def test_all_tasks_as_a_submitted_job(root: Path, kgt_home: Path) -> None:
 
 
 def submit(root: Path, address: str, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    """Submit, follow and return the ended job; its exit status is the job's."""
+    """Submit, follow and return the ended job; its exit status is the job's.
+
+    A dashboard that answers may have no agent yet that takes jobs: Ray then says so, and to try again.
+    """
     job = [BIN / "ray", "job", "submit", f"--address={address}", "--working-dir=.", "--", "python", *command]
-    return subprocess.run(
-        job,
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    deadline = time.monotonic() + 120
+    while True:
+        ended = subprocess.run(
+            job,
+            cwd=root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        if "No available agent to submit job" not in ended.stdout or time.monotonic() > deadline:
+            return ended
+        time.sleep(2)
 
 
 @contextlib.contextmanager
@@ -79,7 +87,8 @@ def cluster(environment: dict[str, str]) -> Iterator[str]:
             [
                 *(BIN / "ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"),
                 *("--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--dashboard-port={dashboard}"),
-                f"--temp-dir={folder}",
+                # Its default port is taken where another Ray runs, and then no job is.
+                *(f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}"),
             ],
             env=environment,
             stdout=subprocess.DEVNULL,

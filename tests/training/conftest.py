@@ -39,11 +39,19 @@ def make_shards(tmp_path_factory: pytest.TempPathFactory) -> MakeShards:
     """Publishes a version of a task's shards in a fresh (or given) folder; the store's URL."""
 
     def make(
-        task: str, *, shards: int = 4, samples: int = 6, side: int = 48, store: str = "", **settings: object
+        task: str,
+        *,
+        shards: int = 4,
+        samples: int = 6,
+        side: int = 48,
+        store: str = "",
+        paired: bool = False,
+        **settings: object,
     ) -> str:
         url = store or f"file://{tmp_path_factory.mktemp('store')}"
         target = open_store(url)
         chosen = settings_of(task, settings)
+        known = len(versions.list_versions(target, task))
         entries = []
         for number in range(shards + 1):
             split = "train" if number < shards else "val"
@@ -59,10 +67,9 @@ def make_shards(tmp_path_factory: pytest.TempPathFactory) -> MakeShards:
             data = file.getvalue()
             target.put(versions.pool_key(task, name), data)
             digest = hashlib.sha256(data).hexdigest()
-            entries.append(ShardEntry(name, split, samples, len(data), digest, 0.0, 0.0))
-        known = len(versions.list_versions(target, task))
+            entries.append(ShardEntry(name, split, known + 1, samples, len(data), digest, 0.0, 0.0))
         version = versions.version_name(known + 1)
-        recipe = {"task": task, "settings": plain(chosen), "crop": side}
+        recipe = {"task": task, "settings": plain(chosen), "crop": side, "paired": paired}
         versions.publish(target, Manifest(task, version, known + 1, "i", recipe, {}, tuple(entries), {}))
         return url
 

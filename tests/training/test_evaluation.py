@@ -220,7 +220,7 @@ def test_mistakes_are_told_in_one_line(
         (["task=jpeg"], "name the images: images=DIR or images=sample, or both degraded=DIR and clean=DIR"),
         (["task=jpeg", images, f"clean={photos}"], "name the images"),
         (["task=jpeg", f"images={tmp_path / 'nowhere'}"], "no such folder"),
-        (["task=jpeg", f"images={tmp_path / 'empty'}"], "no image in"),
+        (["task=jpeg", f"images={tmp_path / 'empty'}"], "no image there"),
         (["task=jpeg", f"images={tmp_path / 'broken'}"], "x.png: the file is truncated or damaged"),
         (["task=demosaic", f"images={tmp_path / 'small'}"], "tiny.png is too small to be scored: 20x20, 31 a side"),
         (["task=demosaic", f"degraded={pairs[0]}", f"clean={pairs[1]}"], "a mosaic is gray"),

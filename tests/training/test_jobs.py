@@ -87,3 +87,10 @@ def test_a_damaged_record_is_one_line(denoise_store: str, out: Path) -> None:
     (out / "denoise" / "run.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         prepare(denoise_store, out)
+
+
+def test_given_pairs_cannot_be_drawn_anew(make_shards: object, out: Path) -> None:
+    store = make_shards("denoise", paired=True)
+    with pytest.raises(UserError, match=r"redraw=true: .* were given .* give redraw=false"):
+        prepare(store, out)
+    assert prepare(store, out, "redraw=false")[0].plan.redraw is None

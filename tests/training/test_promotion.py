@@ -126,7 +126,7 @@ def test_mistakes_are_told_before_anything_is_done(
     for arguments, words in [
         (["task=dnoise", images], "unknown task 'dnoise': did you mean 'denoise'?"),
         ([], "name the images"),
-        ([f"images={tmp_path / 'empty'}"], "no image in"),
+        ([f"images={tmp_path / 'empty'}"], "no image there"),
         ([f"images={tmp_path / 'nowhere'}"], "no such folder"),
         ([images, "tasks.denoise.sigm=3"], "did you mean 'sigma'?"),
     ]:
