@@ -136,7 +136,8 @@ def _decode(data: bytes, max_pixels: int) -> Photo:
             with Image.open(io.BytesIO(data), formats=READABLE) as image:
                 _refuse(image, max_pixels)
                 image.load()
-                return _photo(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                return _photo(image)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -177,4 +178,5 @@ def _photo(image: Image.Image) -> Photo:
         *colour, alpha = image.convert("LA" if gray else "RGBA").split()
         pixels = np.array(colour[0]) if gray else np.stack(colour, axis=2)
         return Photo(pixels, np.array(alpha), icc)
-    return Photo(np.array(image.convert("L" if gray else "RGB")), icc=icc)
+    mode = "L" if gray else "RGB"
+    return Photo(np.array(image if image.mode == mode else image.convert(mode)), icc=icc)
