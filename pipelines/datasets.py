@@ -51,7 +51,6 @@ def show_list(store: Store, tasks: Sequence[str], options: Options) -> None:
     """A line for every version."""
     table = Table("task", "version", "", "train pairs", "val pairs", "MiB", "mean input PSNR, dB", "pins")
     for task in _published(store, tasks, options):
-        newest = versions.current(store, task).version
         pins = versions.pins(store, task)
         for version in versions.list_versions(store, task):
             manifest = versions.load(store, task, version)
@@ -59,7 +58,7 @@ def show_list(store: Store, tasks: Sequence[str], options: Options) -> None:
             table.add_row(
                 task,
                 version,
-                "current" if version == newest else "",
+                "current" if versions.is_current(store, task, version) else "",
                 str(train["pairs"]),
                 str(val["pairs"]),
                 f"{(train['bytes'] + val['bytes']) / 2**20:.1f}",
@@ -96,7 +95,8 @@ def verify(store: Store, tasks: Sequence[str], options: Options) -> None:
         some = ", ".join(sorted(bad)[:5])
         raise UserError(
             f"{len(bad)} of {len(rows)} shards in {store.url} are not what was published: {some}; "
-            "delete them and give the command that made them again: it makes the same bytes"
+            "delete those of a current version and give synthesize.py its settings: they are made again; "
+            "older versions are not, unpin and prune them"
         )
     print(f"{len(rows)} shards of {len(manifests)} tasks are as published")
 
@@ -146,6 +146,9 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,14 +1,8 @@
 """The factory: from options to published versions. Survey, plan, shards, manifest; what the entry scripts run."""
 
-import gzip
-import hashlib
-import json
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import ray
 from rich.console import Console
@@ -18,56 +12,16 @@ from pipelines import cluster, preview, versions
 from pipelines.acceptance import accept
 from pipelines.estimate import estimate
 from pipelines.job_options import Options, RenewalOptions
+from pipelines.jobs import Job, Jobs, Sources
 from pipelines.json_report import write_report
-from pipelines.plan import PlannedShard, Recipe, fingerprint, identity, plan, renewed
+from pipelines.plan import plan
 from pipelines.progress import Meter
 from pipelines.storage import Store, check_writable, open_store
-from pipelines.summary import Summary, plan_table, say_rejects
-from pipelines.survey import Survey, survey
+from pipelines.summary import Summary, plan_record, plan_table, say_rejects
+from pipelines.survey import survey
 from pipelines.synthesis import make_shard
 from pipelines.versions import SPLITS, Manifest, ShardEntry, statistics_of
 from pipelines.withdrawal import read_withdrawal
-
-
-@dataclass(frozen=True)
-class Job:
-    """One version of one task to be made. `live` is the version before it; `mends`, that version itself if shards of it
-    were lost, which are made again."""
-
-    recipe: Recipe
-    epoch: int
-    identity: str
-    shards: tuple[PlannedShard, ...]
-    live: Manifest | None
-    mends: Manifest | None = None
-
-    @property
-    def task(self) -> str:
-        """The task's name."""
-        return self.recipe.task
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What was surveyed, as versions record it: the images' fingerprint and both lists' files."""
-
-    seen: Survey
-    fingerprint: str
-    images: bytes
-    rejects: bytes
-
-    @classmethod
-    def of(cls, seen: Survey) -> "Sources":
-        """The same for the same images and rejects."""
-        facts = [(i.digest, i.source.licence, i.source.split, i.source.group) for i in seen.images]
-        images = gzip.compress(_jsonl([image.record() for image in seen.images]), mtime=0)
-        return cls(seen, fingerprint(facts), images, _jsonl([reject.record() for reject in seen.rejects]))
-
-    def keys(self, task: str, version: str) -> tuple[str, str]:
-        """Where the two lists are in the store."""
-        digest = hashlib.sha256(self.images + self.rejects).hexdigest()[:32]
-        prefix = versions.survey_prefix(task, version, digest)
-        return f"{prefix}images.jsonl.gz", f"{prefix}rejects.jsonl"
 
 
 def run(options: Options) -> None:
@@ -96,6 +50,7 @@ def run(options: Options) -> None:
             meter.advance,
             max_flatness=options.max_flatness,
             min_sharpness=options.min_sharpness,
+            min_quality=options.min_quality,
             withdrawal=withdrawal,
             guard=options.load_guard(),
             check=options.check_of_sources(),
@@ -111,22 +66,21 @@ def run(options: Options) -> None:
     if options.plan_only:
         plans = [(recipe, plan(recipe, seen.images, 1)) for recipe in recipes]
         costs = [(recipe, shards, estimate(shards)) for recipe, shards in plans]
-        console.print(plan_table(costs, ray.cluster_resources().get("CPU", 1)))
+        cores = ray.cluster_resources().get("CPU", 1)
+        console.print(plan_table(costs, cores))
         say_rejects(console, seen, len(sources))
+        if options.report:
+            write_report(Path(options.report), plan_record(costs, cores, seen))
         return
-    rejects = dict(sorted(Counter(reject.reason for reject in seen.rejects).items()))
-    summary = Summary(store.url, survey_seconds=survey_seconds, rejects=rejects)
     found = Sources.of(seen)
-    jobs = []
-    for recipe in recipes:
-        live = versions.latest(store, recipe.task)
-        job = _job(recipe, live, found, store, options)
-        if job is None:
-            summary.up_to_date[recipe.task] = live.version
-            console.print(f"{recipe.task}: nothing to do, version {live.version} is current")
-        else:
-            jobs.append(job)
-    refused = _make(store, jobs, found, summary, options) if jobs else []
+    jobs = Jobs(store, recipes, found, options)
+    for task, version in jobs.up_to_date.items():
+        console.print(f"{task}: nothing to do, version {version} is current")
+    for note in jobs.notes:
+        console.print(note, soft_wrap=True)
+    summary = Summary(store.url, jobs.up_to_date, survey_seconds, rejects=found.reasons)
+    refused = jobs.refused + (_make(store, jobs.jobs, found, summary, options) if jobs.jobs else [])
+    jobs.end()
     if summary.manifests:
         summary.rejects_listed = f"{store.url}/{summary.manifests[0].sources['rejects_key']}"
         summary.print(console)
@@ -140,39 +94,6 @@ def run(options: Options) -> None:
             pruned = versions.prune(store, recipe.task, options.keep)
             if pruned.versions or pruned.shards:
                 console.print(f"{recipe.task}: {pruned}")
-
-
-def _job(recipe: Recipe, live: Manifest | None, found: Sources, store: Store, options: Options) -> Job | None:
-    """What is to be made of one task; None if nothing is."""
-    wanted = identity(recipe, found.fingerprint)
-    same = live is not None and live.identity == wanted
-    epoch = live.epoch + 1 if live else 1
-    renewal = options if isinstance(options, RenewalOptions) and not options.only_if_changed else None
-    if same and renewal is None:
-        if not _lost(store, live):
-            return None
-        shards = renewed(plan(recipe, found.seen.images, live.epoch), live.shards, 0.0)
-        if [shard.name for shard in shards] != [entry.name for entry in live.shards]:
-            raise UserError(
-                f"{store.url}: shards of {live.version} of {recipe.task} are missing, and this code would make others: "
-                "make the next version with regenerate.py"
-            )
-        return Job(recipe, live.epoch, wanted, tuple(shards), None, live)
-    shards = plan(recipe, found.seen.images, epoch)
-    if same:
-        shards = renewed(shards, live.shards, renewal.fraction)
-    return Job(recipe, epoch, wanted, tuple(shards), live)
-
-
-def _lost(store: Store, live: Manifest) -> bool:
-    """Whether a shard of the version is missing, or is not of its size."""
-
-    def whole(shard: ShardEntry) -> bool:
-        stat = store.head(live.key(shard))
-        return stat is not None and stat.size == shard.bytes
-
-    with ThreadPoolExecutor(16) as pool:
-        return not all(pool.map(whole, live.shards))
 
 
 def _make(store: Store, jobs: Sequence[Job], found: Sources, summary: Summary, options: Options) -> list[str]:
@@ -224,19 +145,15 @@ def _publish(store: Store, job: Job, entries: dict[str, ShardEntry], found: Sour
             "fingerprint": found.fingerprint,
             "images": len(found.seen.images),
             "images_key": images_key,
-            "rejects": dict(sorted(Counter(reject.reason for reject in found.seen.rejects).items())),
+            "rejects": found.reasons,
             "rejects_key": rejects_key,
         },
         shards=ordered,
         statistics={split: statistics_of([entry for entry in ordered if entry.split == split]) for split in SPLITS},
     )
     if job.live and isinstance(options, RenewalOptions):
-        accept(store, job.live, manifest, options.max_shrink)
+        accept(store, job.live, manifest)
     store.put(images_key, found.images)  # first: a published manifest names no missing file
     store.put(rejects_key, found.rejects)
     versions.publish(store, manifest)
     return manifest
-
-
-def _jsonl(records: Sequence[dict[str, Any]]) -> bytes:
-    return "".join(f"{json.dumps(record, sort_keys=True)}\n" for record in records).encode()

@@ -1,5 +1,6 @@
 """What `synthesize.py` can be told, and `regenerate.py` beyond it."""
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ class Options:
     frames: int | None = field(
         default=None, metadata=about("deblur: average so many consecutive frames of each folder, an odd number")
     )
-    exclude: Any = field(
+    exclude: str = field(
         default="", metadata=about("withdrawn: name patterns, digests, licence:TAG, as [a,b]; or a .txt file of them")
     )
     guard: str = field(default="", metadata=about("test images: what shows the same, also cropped, is refused"))
@@ -58,6 +59,9 @@ class Options:
     )
     min_sharpness: float = field(
         default=0.0, metadata=about("images whose Laplacian varies less (in 1/255, squared) are refused as blurred")
+    )
+    min_quality: int = field(
+        default=60, metadata=about("JPEG files compressed to less than this quality are refused as compressed")
     )
     seed: int = field(default=0, metadata=about("seed of everything random"))
     val_fraction: float = field(default=0.05, metadata=about("share of the source images kept for validation"))
@@ -80,8 +84,10 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("crop", "crops", "grid", "shards_min", "shard_mib", "limit"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name}={value}: a number above 0 is wanted")
+        if not 0 <= self.min_sharpness < math.inf:
+            raise UserError(f"min_sharpness={self.min_sharpness}: a number from 0 on is wanted")
         for name in ("val_fraction", "max_reject_fraction", "max_flatness"):
             check_share(name, getattr(self, name))
         if self.shard_mib > 4096:
@@ -98,8 +104,6 @@ class Options:
             raise UserError("degraded= and frames= are two ways to come by the degraded images: give one")
         if self.frames and tasks != ["deblur"]:
             raise UserError(f"frames={self.frames}: frames of a video are averaged for task=deblur, not {tasks[0]}")
-        if not isinstance(self.exclude, str) and not all(isinstance(entry, str) for entry in self.exclude or [None]):
-            raise UserError(f"exclude={self.exclude}: patterns are texts, as in exclude=[a.png,2019/*]")
 
     def recipes(self, *, paired: bool | None = None) -> list[Recipe]:
         """One for each task asked for; `paired`: as if the degraded images were given, or not. Raises UserError."""
@@ -149,6 +153,10 @@ class Options:
         idle = [name for name in self.tasks.get(task, {}) if name not in OF_GIVEN.get(task, ())]
         if idle and not self.preview:  # a sheet shows beside them what the factory would make of the same clean images
             raise UserError(f"tasks.{task}.{idle[0]} has no effect on pairs that are given (degraded=): leave it out")
+        if task == "demosaic" and len(settings_of(task, self.tasks.get(task, {})).pattern.options) > 1:
+            raise UserError(
+                "tasks.demosaic.pattern: pairs that are given have one pattern, which the files do not tell"
+            )
 
     def check_files(self) -> None:
         """See that the files asked for can be written, before the work is done. Raises UserError."""

@@ -11,6 +11,8 @@ from kgt.errors import UserError
 
 def check_report(path: Path) -> None:
     """See that a report can be written there, before the work is done. Raises UserError."""
+    if path.is_dir():
+        raise UserError(f"cannot write report {path}: it is a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from kgt.errors import UserError
 from kgt.imaging import to_rgb, write_image
 from pipelines.degradations import Pair
 from pipelines.plan import Part, PlannedShard
-from pipelines.shards import decode_pair, read_shard
-from pipelines.storage import Store
+from pipelines.shards import ShardError, decode_pair, read_shard
+from pipelines.storage import Missing, Store
 from pipelines.synthesis import input_psnr, pairs_of
 from pipelines.versions import Manifest
 
@@ -43,8 +44,14 @@ def planned_pairs(shards: Sequence[PlannedShard]) -> Iterable[Pair]:
 def stored_pairs(store: Store, manifest: Manifest) -> Iterable[Pair]:
     """The first pair of each of some shards of a version."""
     for entry in manifest.shards[:: max(1, len(manifest.shards) // COLUMNS)]:
-        with store.open(manifest.key(entry)) as file:
-            pair = decode_pair(next(read_shard(file)))
+        try:
+            with store.open(manifest.key(entry)) as file:
+                pair = decode_pair(next(read_shard(file)))
+        except (Missing, ShardError) as error:
+            raise UserError(
+                f"{store.url}/{manifest.key(entry)} is not what was published ({error}): "
+                f"python pipelines/datasets.py verify task={manifest.task} store={store.url}"
+            ) from error
         yield Pair(pair.clean, pair.degraded, pair.meta["parameters"])
 
 

@@ -20,6 +20,7 @@ class Meter:
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
         self.units = 0
+        self._skipped = 0
         console = Console(file=sys.stderr)
         self._bar = None
         if console.is_terminal:
@@ -48,9 +49,10 @@ class Meter:
             self._say()
 
     def advance(self, count: int = 1, units: int | None = None) -> None:
-        """`count` more of `total` are done, which were `units` of the unit (default: the same)."""
+        """`count` more of `total` are done, which were `units` of the unit (default: as many; 0: there was no work)."""
         self.done += count
         self.units += count if units is None else units
+        self._skipped += count if units == 0 else 0
         now = time.monotonic()
         if self._bar:
             self._bar.update(self._row, completed=self.done, rate=self._rate())
@@ -74,6 +76,7 @@ class Meter:
         )
 
     def _left(self) -> str:
-        if not 0 < self.done < self.total:
+        worked = self.done - self._skipped
+        if not worked or self.done == self.total:
             return ""
-        return f", {self.seconds / self.done * (self.total - self.done):.0f} s left"
+        return f", {self.seconds / worked * (self.total - self.done):.0f} s left"

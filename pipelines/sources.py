@@ -93,20 +93,26 @@ def _find(address: str, licence: str, *, lazily: bool) -> Iterator[Source]:
 def _list_folder(folder: Path, licence: str) -> Iterator[Source]:
     if not folder.is_dir():
         raise UserError(f"{folder} is a file: name its folder" if folder.exists() else f"no such folder: {folder}")
-    for path in _walk(str(folder)):
+    for path in _walk(str(folder), ()):
         yield Source(os.path.relpath(path, folder), path, licence)
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """Paths of the images under a folder, sorted part by part, without hidden ones; no more is read than is asked."""
+def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
+    """Paths of the images under a folder, sorted part by part, without hidden ones; no more is read than is asked.
+
+    Links to folders are followed, but not into a folder that it is in: `above` are the real paths of those.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"cannot list {folder}: {error.strerror}") from error
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
+        if entry.is_dir():
+            yield from _walk(entry.path, (*above, real))
         elif entry.name.lower().endswith(_SUFFIXES) and entry.name[0] != "." and entry.is_file():
             yield entry.path
 
@@ -119,7 +125,7 @@ def _list_bucket(address: str, licence: str) -> Iterator[Source]:
         raise UserError(f"source {address}: a bucket is missing, as in s3://bucket/folder")
     prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
     for key in S3Store(bucket).list(prefix):
-        if key.lower().endswith(_SUFFIXES):
+        if key.lower().endswith(_SUFFIXES) and not posixpath.basename(key).startswith("."):
             yield Source(key.removeprefix(prefix), f"s3://{bucket}/{key}", licence)
 
 

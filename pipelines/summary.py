@@ -76,7 +76,7 @@ def say_rejects(console: Console, seen: Survey, total: int, listed: str = "") ->
 
 def plan_table(plans: Sequence[tuple[Recipe, Sequence[PlannedShard], Estimate]], cores: float) -> Table:
     """What would be made of each task, and at what cost on so many cores."""
-    table = Table("task", "crop", title="the plan", title_justify="left")
+    table = Table("task", "crop", title="the plan (Ray's start and the survey not counted)", title_justify="left")
     columns = ("train images", "train pairs", "train shards", "val images", "val pairs", "val shards", "about MiB")
     for column in (*columns, "core-hours", f"on {cores:g} cores"):
         table.add_column(column, justify="right")
@@ -89,6 +89,22 @@ def plan_table(plans: Sequence[tuple[Recipe, Sequence[PlannedShard], Estimate]],
         cells += [f"{cost.bytes / 2**20:.1f}", f"{cost.core_seconds / 3600:.3g}", _duration(cost.core_seconds / cores)]
         table.add_row(recipe.task, str(recipe.side), *map(str, cells))
     return table
+
+
+def plan_record(
+    plans: Sequence[tuple[Recipe, Sequence[PlannedShard], Estimate]], cores: float, seen: Survey
+) -> dict[str, Any]:
+    """The plan for a JSON report."""
+    tasks = {
+        recipe.task: {
+            "shards": len(shards),
+            "pairs": sum(shard.samples for shard in shards),
+            "bytes": round(cost.bytes),
+            "core_seconds": round(cost.core_seconds, 3),
+        }
+        for recipe, shards, cost in plans
+    }
+    return {"plan": tasks, "cores": cores, "rejects": [reject.record() for reject in seen.rejects]}
 
 
 def _duration(seconds: float) -> str:

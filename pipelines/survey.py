@@ -13,6 +13,7 @@ import numpy as np
 from kgt.errors import UserError
 from kgt.imaging import ImageError, read_image
 from pipelines import cluster, detail
+from pipelines.jpeg_quality import jpeg_quality
 from pipelines.sources import Source
 from pipelines.withdrawal import Withdrawal
 
@@ -32,8 +33,8 @@ _NO_FAULT = ("excluded", "leak", "duplicate")  # of the source: they are not hel
 class Image:
     """A usable source image: where it is, the digest of its files (blake2b, 128 bits), its upright size in pixels.
 
-    `flatness` is the share of its 32×32 blocks that are flat, and `detail` tells which are not (`detail.unpack`);
-    `sharpness` is the variance of its luma's Laplacian.
+    `jpeg` is the quality at which a JPEG file was compressed; `flatness` is the share of its 32×32 blocks that are
+    flat, and `detail` tells which are not (`detail.unpack`); `sharpness` is the variance of its luma's Laplacian.
     """
 
     source: Source
@@ -41,13 +42,15 @@ class Image:
     height: int
     width: int
     mode: Literal["L", "RGB"] = "RGB"
+    jpeg: int | None = None
     flatness: float = 0.0
     sharpness: float = 0.0
     detail: bytes = b""
 
     def record(self) -> dict[str, Any]:
         """For the list of a version's images."""
-        facts = {name: getattr(self, name) for name in ("digest", "height", "width", "mode", "flatness", "sharpness")}
+        names = ("digest", "height", "width", "mode", "jpeg", "flatness", "sharpness")
+        facts = {name: getattr(self, name) for name in names}
         return {"source": self.source.name, "licence": self.source.licence, **facts}
 
 
@@ -96,20 +99,22 @@ def survey(
     *,
     max_flatness: float = 1.0,
     min_sharpness: float = 0.0,
+    min_quality: int = 0,
     withdrawal: Withdrawal = _NOTHING,
     guard: "Guard | None" = None,
     check: Check | None = None,
 ) -> Survey:
     """Read every source; `advance` is called for each. Images with a side shorter than `crop` pixels are rejects.
 
-    So are those flatter than `max_flatness` (0..1), less sharp than `min_sharpness` (see `detail.sharpness`), or whose
-    further files `check` finds unfit. Not held against the source are what is listed as withdrawn, also under another
-    name, what the `guard` finds, and all but one of exact duplicates.
+    So are those flatter than `max_flatness` (0..1), less sharp than `min_sharpness` (see `detail.sharpness`), JPEG
+    files of less than `min_quality`, and those whose further files `check` finds unfit. Not held against the source
+    are what is listed as withdrawn, also under another name, what the `guard` finds, and all but one of exact
+    duplicates.
 
     Raises UserError if nothing is usable or more than `max_reject_fraction` of the images is not.
     """
     shared = cluster.Shared(guard) if guard else None
-    inspector = _Inspector(crop, max_flatness, min_sharpness, withdrawal, shared, check)
+    inspector = _Inspector(crop, max_flatness, min_sharpness, min_quality, withdrawal, shared, check)
     size = max(1, min(_BATCH, -(-len(sources) // _ROWS)))
     rows = [{"first": first, "sources": sources[first : first + size]} for first in range(0, len(sources), size)]
     rejects: list[Reject] = []
@@ -155,6 +160,7 @@ class _Inspector:
     crop: int
     max_flatness: float
     min_sharpness: float
+    min_quality: int
     withdrawal: Withdrawal
     guard: cluster.Shared | None
     check: Check | None
@@ -189,8 +195,11 @@ class _Inspector:
         height, width = pixels.shape[:2]
         if min(height, width) < self.crop:
             return Reject(source.name, "smaller-than-crop", f"{width}x{height} pixels, crop={self.crop}")
+        quality = jpeg_quality(data)
+        if quality is not None and quality < self.min_quality:
+            return Reject(source.name, "compressed", f"a JPEG of quality {quality}, min_quality={self.min_quality}")
+        further = []
         if self.check:
-            further = []
             for location, other in zip(source.others, others, strict=True):
                 try:
                     further.append(read_image(other))
@@ -205,10 +214,13 @@ class _Inspector:
             return Reject(source.name, "flat", f"{flatness:.0%} of it is flat, max_flatness={self.max_flatness:g}")
         if sharpness < self.min_sharpness:
             return Reject(source.name, "blurred", f"sharpness {sharpness:.3g}, min_sharpness={self.min_sharpness:g}")
-        if self.guard and (shown := self.guard.get().find(luma)):
-            return Reject(source.name, "leak", f"it shows what the test image {shown} shows")
+        if self.guard:
+            guard = self.guard.get()
+            for one in (luma, *map(detail.luma_of, further)):
+                if shown := guard.find(one):
+                    return Reject(source.name, "leak", f"it shows what the test image {shown} shows")
         mode = "L" if pixels.ndim == 2 else "RGB"
-        return Image(source, digest, height, width, mode, flatness, sharpness, detail.pack(blocks))
+        return Image(source, digest, height, width, mode, quality, flatness, sharpness, detail.pack(blocks))
 
 
 def _without_copies(

@@ -133,6 +133,11 @@ def load(store: Store, task: str, version: str) -> Manifest:
 def current(store: Store, task: str) -> Manifest:
     """The newest version's manifest. Raises UserError with the command that makes one if there is none."""
     pointer = _pointer(store, task)
+    if pointer is None and list_versions(store, task):
+        raise UserError(
+            f"{store.url}/{task}/CURRENT is missing, though there are versions: a run ended just before it wrote it; "
+            "give the command that made the newest one again"
+        )
     if pointer is None:
         raise UserError(
             f"no shards for {task} in {store.url}: make them with "
@@ -142,6 +147,12 @@ def current(store: Store, task: str) -> Manifest:
     if manifest.digest != pointer["manifest_sha256"]:
         raise UserError(f"{store.url}/{_manifest_key(task, manifest.version)} is not the manifest that was published")
     return manifest
+
+
+def is_current(store: Store, task: str, version: str) -> bool:
+    """Whether that version is the one that is used where none is named."""
+    pointer = _pointer(store, task)
+    return pointer is not None and pointer["version"] == version
 
 
 def latest(store: Store, task: str) -> Manifest | None:

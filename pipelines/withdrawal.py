@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import yaml
+
+from kgt.errors import UserError
 from pipelines.sources import Source, read_lines
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
@@ -31,11 +34,25 @@ class Withdrawal:
         return found
 
 
-def read_withdrawal(exclude: str | Sequence[str]) -> Withdrawal:
-    """`exclude`: patterns, or the address of a `.txt` file with one a line. Raises UserError if that cannot be read."""
-    if isinstance(exclude, str):
-        exclude = read_lines(exclude) if exclude.endswith(".txt") else [exclude] if exclude else []
-    return Withdrawal(tuple(dict.fromkeys(pattern.strip() for pattern in exclude)))
+def read_withdrawal(exclude: str) -> Withdrawal:
+    """`exclude`: a pattern, several as `[a,b]`, or the address of a `.txt` file with one a line. Raises UserError."""
+    if exclude.endswith(".txt"):
+        patterns = read_lines(exclude)
+    elif exclude.startswith("["):
+        patterns = _written_list(exclude)
+    else:
+        patterns = [exclude] if exclude else []
+    return Withdrawal(tuple(dict.fromkeys(pattern.strip() for pattern in patterns)))
+
+
+def _written_list(text: str) -> list[str]:
+    try:
+        patterns = yaml.load(text, Loader=yaml.BaseLoader)  # every scalar is a text: a digest may be all digits
+    except yaml.YAMLError as error:
+        raise UserError(f"exclude={text}: patterns are written [a.png,2019/*]") from error
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+        raise UserError(f"exclude={text}: patterns are written [a.png,2019/*]")
+    return patterns
 
 
 def _about(pattern: str, source: Source, digest: str, files: Sequence[str]) -> list[int]:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from kgt.errors import UserError
 from kgt.imaging import mosaic, read_image, to_rgb, write_image
-from pipelines import datasets, factory, regenerate, synthesize, versions
-from pipelines.acceptance import accept
+from pipelines import datasets, factory, regenerate, rounds, synthesize, versions
+from pipelines.acceptance import accept, check_counts
 from pipelines.job_options import Options, RenewalOptions
 from pipelines.plan import Recipe, plan, recipe_of
 from pipelines.sample import sample_photographs
@@ -122,7 +122,7 @@ def test_regenerate(photos: Path, file_store: Store, capsys: pytest.CaptureFixtu
     (photos / "photo 0.png").unlink()
     capsys.readouterr()
     assert regenerate.main([*asked, "only_if_changed=true", "keep=2"]) == 2
-    assert re.search(r"denoise v000004 has \d+ train pairs.*not published.*max_shrink=0\.", capsys.readouterr().err)
+    assert re.search(r"denoise: the next version would have \d+ train pairs.*max_shrink=0\.", capsys.readouterr().err)
     assert versions.current(file_store, "denoise").version == "v000003"
     assert regenerate.main([*asked, "only_if_changed=true", "keep=2", "max_shrink=0.4"]) == 0
     assert versions.current(file_store, "denoise").sources["images"] == 5
@@ -132,16 +132,23 @@ def test_a_version_unlike_the_live_one_is_not_published(photos: Path, file_store
     asked = {"source": str(photos), "store": file_store.url, "task": "jpeg", "crop": 48, "crops": 3}
     factory.run(Options(**asked))
     live = versions.current(file_store, "jpeg")
-    accept(file_store, live, live, max_shrink=0.0)
-    for change, word in (({"input_psnr": 70.0}, "no chance"), ({"pairs": 1}, "pairs"), ({"bytes": 9}, "9 bytes")):
+    accept(file_store, live, live)
+    for change, word in (({"input_psnr": 70.0}, "no chance"), ({"bytes": 9}, "9 bytes")):
         odd = live.statistics | {"train": live.statistics["train"] | change}
         with pytest.raises(UserError, match=f"{word}.*not published"):
-            accept(file_store, live, dataclasses.replace(live, statistics=odd), max_shrink=1.0)
+            accept(file_store, live, dataclasses.replace(live, statistics=odd))
+    pairs = {split: live.statistics[split]["pairs"] for split in ("train", "val")}
+    check_counts(live, pairs, 0.0, same=True)
+    check_counts(live, pairs | {"train": pairs["train"] - 1}, 0.5, same=False)
+    with pytest.raises(UserError, match=r"would have \d+ train pairs, v000001 has"):
+        check_counts(live, pairs | {"train": pairs["train"] + 1}, 1.0, same=True)
+    with pytest.raises(UserError, match=r"if that is meant, give max_shrink="):
+        check_counts(live, pairs | {"val": 0}, 0.5, same=False)
     factory.run(RenewalOptions(**asked))
     fresh = versions.current(file_store, "jpeg")
     file_store.put(fresh.key(fresh.shards[0]), file_store.get(fresh.key(fresh.shards[0]))[:-2000])
     with pytest.raises(UserError, match=r"was just made and is not right.*not published"):
-        accept(file_store, live, fresh, max_shrink=1.0)
+        accept(file_store, live, fresh)
 
 
 def test_a_part_of_the_shards_is_renewed(photos: Path, file_store: Store) -> None:
@@ -151,6 +158,81 @@ def test_a_part_of_the_shards_is_renewed(photos: Path, file_store: Store) -> Non
         assert regenerate.main(asked) == 0
         epochs.append([shard.epoch for shard in versions.current(file_store, "sr").split("train")])
     assert [sorted(each) for each in epochs] == [[1, 1, 1, 1], [1, 1, 2, 2], [2, 2, 3, 3]]
+
+
+def test_a_share_cannot_be_renewed_where_a_source_was_added(
+    photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = arguments(photos, file_store, "task=sr", "fraction=0.5")
+    assert regenerate.main(asked) == 0
+    write_image(photos / "new.png", 255 - read_image(photos / "photo 1.png"))
+    assert regenerate.main(asked) == 0
+    assert "sr: sources or settings changed, so all training shards are made anew" in capsys.readouterr().out
+
+
+def test_a_round_that_was_killed_is_finished_not_begun_again(
+    photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = arguments(photos, file_store, "task=[sr,jpeg]")
+    assert synthesize.main(asked) == 0
+    assert regenerate.main(asked) == 0
+    after = contents(file_store)
+    assert not any(key.startswith("rounds/") for key in after)
+    identities = {task: versions.current(file_store, task).identity for task in ("sr", "jpeg")}
+    # As a run leaves it that is killed when it has published sr alone.
+    rounds.begin(file_store, identities, 1.0, {"sr": 1, "jpeg": 1})
+    file_store.delete("jpeg/versions/v000002.json")
+    file_store.delete("jpeg/CURRENT")
+    capsys.readouterr()
+    assert regenerate.main(asked) == 0
+    assert "sr: nothing to do, version v000002 is current" in capsys.readouterr().out
+    assert contents(file_store) == after
+    assert regenerate.main(asked) == 0
+    assert versions.current(file_store, "sr").version == versions.current(file_store, "jpeg").version == "v000003"
+
+
+def test_a_damaged_note_of_a_round_is_named(file_store: Store) -> None:
+    rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 3})
+    (key,) = file_store.list("rounds/")
+    assert rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 3}) == {"sr": 4}
+    assert rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 4}) == {"sr": 5}, "it was finished but for its end"
+    file_store.put(key, b"[]")
+    with pytest.raises(UserError, match=f"{key} is damaged: delete it"):
+        rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 3})
+
+
+def test_what_was_withdrawn_does_not_come_back_by_itself(
+    photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = arguments(photos, file_store, "task=sr")
+    assert synthesize.main([*asked, "exclude=photo 1.png"]) == 0
+    capsys.readouterr()
+    assert regenerate.main(asked) == 2
+    assert (
+        "sr: 1 images that v000001 left out (excluded, leak) are used, such as photo 1.png" in capsys.readouterr().err
+    )
+    assert regenerate.main([*asked, "exclude=photo 1.png"]) == 0
+    assert synthesize.main(asked) == 0
+    assert "such as photo 1.png" in capsys.readouterr().out
+    assert versions.current(file_store, "sr").sources["images"] == 6
+
+
+def test_a_store_that_lost_its_pointer_or_a_shard_says_so(
+    photos: Path, file_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert synthesize.main(arguments(photos, file_store, "task=[sr,jpeg]")) == 0
+    at = f"store={file_store.url}"
+    manifest = versions.current(file_store, "jpeg")
+    file_store.put(manifest.key(manifest.shards[0]), b"cut")
+    file_store.delete("sr/CURRENT")
+    capsys.readouterr()
+    assert datasets.main(["list", at]) == 0
+    assert capsys.readouterr().out.count("v000001") == 2
+    assert datasets.main(["show", at, "task=sr"]) == 2
+    assert "sr/CURRENT is missing, though there are versions" in capsys.readouterr().err
+    assert datasets.main(["show", at, "task=jpeg", f"preview={tmp_path}/sheet.png"]) == 2
+    assert "is not what was published (cut off): python pipelines/datasets.py verify" in capsys.readouterr().err
+    assert not (tmp_path / "sheet.png").exists()
 
 
 def test_shards_that_were_lost_are_made_again(
@@ -305,8 +387,12 @@ def test_plan_only_and_preview_make_no_shards(
     photos: Path, file_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = tmp_path / "sheet.png"
-    assert synthesize.main(arguments(photos, file_store, "plan_only=true", f"preview={sheet}")) == 0
+    report = f"report={tmp_path}/plan.json"
+    assert synthesize.main(arguments(photos, file_store, "plan_only=true", f"preview={sheet}", report)) == 0
     assert "train shards" in capsys.readouterr().out
+    planned = json.loads((tmp_path / "plan.json").read_text())
+    assert planned["plan"]["jpeg"]["pairs"] == 18
+    assert planned["plan"]["jpeg"]["core_seconds"] > 0
     assert not (tmp_path / "store").exists()
     with Image.open(sheet) as image:
         assert image.height > 6 * 192
@@ -374,7 +460,11 @@ def test_datasets_names_mistakes(argv: list[str], message: str, capsys: pytest.C
         ("degraded=/x", "that is for one task"),
         ("tasks.deblur.blur=video", "say how many with frames="),
         ("tasks.deblur.blur=kernel", "say which with tasks.deblur.kernels"),
-        ("exclude=[1,2]", "patterns are texts"),
+        ("exclude=[{a: b}]", "patterns are written"),
+        ("exclude=[a", "patterns are written"),
+        ("shard_mib=nan", "above 0"),
+        ("min_sharpness=nan", "from 0 on"),
+        ("report=/tmp", "it is a folder"),
         ("exclude=/no/such/file.txt", "cannot read /no/such/file.txt"),
         ("source=/no/such/list.txt", "cannot read /no/such/list.txt"),
         ("source=/no/such/{0..3}.tar", "/no/such/0.tar"),

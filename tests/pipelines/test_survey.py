@@ -1,5 +1,6 @@
 """The survey: what every source image is, what is refused and why."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from pipelines import detail
 from pipelines import survey as survey_module
 from pipelines.alignment import check_frames
 from pipelines.frames import list_frames
-from pipelines.leaks import Guard, guarded_view
+from pipelines.jpeg_quality import jpeg_quality
+from pipelines.leaks import Guard, guarded_view, load_guard
 from pipelines.pairing import list_pairs, pair_check
 from pipelines.sample import sample_photographs
 from pipelines.sources import list_sources
@@ -98,11 +100,42 @@ def test_flat_and_blurred_images_can_be_refused(photos: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("quality", [5, 10, 30, 60, 75, 95])
+def test_the_quality_of_a_jpeg_file(quality: int, photos: Path) -> None:
+    file = io.BytesIO()
+    with Image.open(photos / "photo 0.png") as image:
+        image.convert("RGB").save(file, "JPEG", quality=quality)
+    assert abs(jpeg_quality(file.getvalue()) - quality) <= 1
+    assert jpeg_quality((photos / "photo 0.png").read_bytes()) is None
+
+
+def test_strongly_compressed_sources_are_refused(photos: Path) -> None:
+    for quality in (40, 90):
+        with Image.open(photos / "photo 1.png") as image:
+            image.convert("RGB").save(photos / f"{quality}.jpg", quality=quality)
+    result = survey(list_sources(str(photos), ""), 48, 0.5, min_quality=60)
+    assert reasons(result) == {"40.jpg": "compressed"}
+    assert {image.source.name: image.jpeg for image in result.images}["90.jpg"] == 90
+
+
+def test_the_guard_looks_at_every_file_of_a_pair(tmp_path: Path) -> None:
+    for number, path in enumerate(sample_photographs("val")[:3]):
+        image = Image.open(path).convert("RGB").crop((0, 0, 256, 256))
+        for folder, shown in (("clean", image), ("degraded", image.filter(ImageFilter.GaussianBlur(1)))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            shown.save(tmp_path / folder / f"{number}.png")
+    (tmp_path / "tests").mkdir()
+    shutil.copy(tmp_path / "degraded" / "1.png", tmp_path / "tests" / "secret.png")
+    pairs = list_pairs(str(tmp_path / "clean"), str(tmp_path / "degraded"), "")
+    result = survey(pairs, 48, 0.5, check=pair_check("deblur", {}), guard=load_guard(str(tmp_path / "tests")))
+    assert reasons(result) == {"1.png": "leak"}
+
+
 def test_what_is_withdrawn_goes_under_every_name(photos: Path) -> None:
     shutil.copy(photos / "photo 1.png", photos / "copy.png")
     (photos / "broken.png").write_text("not an image")
     digest = digest_of((photos / "photo 2.png").read_bytes())
-    exclude = ["photo 1.*", digest, "broken*", "photo 9.png", "licence:CC*"]
+    exclude = f"[photo 1.*, {digest}, broken*, photo 9.png, 'licence:CC*']"
     result = survey(list_sources(str(photos), "mine"), 48, 0.0, withdrawal=read_withdrawal(exclude))
     assert reasons(result) == dict.fromkeys(["photo 1.png", "copy.png", "photo 2.png", "broken.png"], "excluded")
     assert result.unmatched == ("photo 9.png", "licence:CC*")
@@ -157,7 +190,7 @@ def test_pairs_are_checked(pairs: tuple[str, str]) -> None:
     assert {image.source.name for image in result.images} == {"0.jpg", "2.jpg", "5.jpg"}
     for image in result.images:
         assert image.digest == digest_of(image.source.read(), image.source.read_others())
-    excluded = survey(sources, 48, 0.6, check=pair_check("denoise", {}), withdrawal=read_withdrawal(["clean/2.png"]))
+    excluded = survey(sources, 48, 0.6, check=pair_check("denoise", {}), withdrawal=read_withdrawal("clean/2.png"))
     assert reasons(excluded)["2.jpg"] == "excluded"
 
 
@@ -169,7 +202,7 @@ def test_a_degraded_file_that_is_withdrawn_leaves_its_neighbour(pairs: tuple[str
     shutil.copy(bad / "0.jpg", bad / "0_again.jpg")
     with Image.open(bad / "0.jpg") as image:
         image.save(bad / "0_other.jpg", quality=20)
-    withdrawal = read_withdrawal(["0.jpg"])
+    withdrawal = read_withdrawal("0.jpg")
     result = survey(list_pairs(*pairs, ""), 48, 0.0, check=pair_check("denoise", {}), withdrawal=withdrawal)
     assert reasons(result) == {"0.jpg": "excluded", "0_again.jpg": "excluded"}
     assert {image.source.name for image in result.images} == {"0_other.jpg", "2.jpg", "5.jpg"}
@@ -185,7 +218,7 @@ def test_windows_of_frames_are_checked(tmp_path: Path, photos: Path) -> None:
     result = survey(sources, 48, 0.5, check=check_frames)
     assert reasons(result) == {}
     Image.fromarray(pixels[2:]).save(clip / "5.png")
-    result = survey(sources, 48, 0.5, check=check_frames, withdrawal=read_withdrawal(["8.png"]))
+    result = survey(sources, 48, 0.5, check=check_frames, withdrawal=read_withdrawal("8.png"))
     assert reasons(result) == {"4.png": "size-mismatch", "7.png": "excluded"}
     (image,) = result.images
     assert image.digest == digest_of(image.source.read(), image.source.read_others())
