@@ -1,5 +1,6 @@
 """A contact sheet: clean and degraded images side by side, one row a task."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipelines.synthesis import input_psnr, pairs_of
 from pipelines.versions import Manifest
 
 COLUMNS = 4
-_CELL, _GAP, _LABEL = 192, 8, 30
+_CELL, _GAP, _LABEL = 192, 8, 44
 
 
 def write_sheet(path: Path, rows: Sequence[tuple[str, Iterable[Pair]]]) -> None:
@@ -80,4 +81,5 @@ def _caption(task: str, pair: Pair) -> str:
         for name, value in pair.parameters.items()
         if not name.startswith("frame_") and not isinstance(value, bool)
     ]
-    return f"{task}   {input_psnr(task, pair):.1f} dB\n{(', '.join(drawn) or 'as given')[:70]}"
+    lines = textwrap.wrap(", ".join(drawn) or "as given", 66, max_lines=2, placeholder=" …")
+    return "\n".join([f"{task}   {input_psnr(task, pair):.1f} dB", *lines])

@@ -96,6 +96,7 @@ def given_pair(task: str, clean: np.ndarray, degraded: np.ndarray, crop: Crop, s
         (parameters["pattern"],) = settings.pattern.options
     else:
         degraded = to_rgb(degraded)
+    clean = to_rgb(clean)
     ratio = clean.shape[0] // degraded.shape[0]
     return Pair(_cut(clean, crop), _cut(degraded, Crop(*(side // ratio for side in crop))), parameters)
 
@@ -105,7 +106,7 @@ def video_pair(
 ) -> Pair:
     """The pair of one crop of consecutive frames: all of them averaged, and the middle one. `others` are in order."""
     half = len(others) // 2
-    frames = [_cut(frame, crop) for frame in (*others[:half], middle, *others[half:])]
+    frames = [to_rgb(_cut(frame, crop)) for frame in (*others[:half], middle, *others[half:])]
     parameters = deblur.draw(settings, rng)
     return Pair(frames[half], deblur.average(frames, rng, parameters), parameters | {"frames": len(frames)})
 
@@ -158,7 +159,7 @@ def _make(shard: PlannedShard, store: Store) -> ShardEntry:
 
 
 def _read(part: Part) -> list[np.ndarray]:
-    """The source's images: the clean one as RGB, then the others."""
+    """The source's images: the clean one, then the others."""
     source = part.image.source
     try:
         data, others = source.read(), source.read_others()
@@ -166,7 +167,7 @@ def _read(part: Part) -> list[np.ndarray]:
         raise UserError(f"source {source.location} disappeared while the run was going on: run it again") from error
     if digest_of(data, others) != part.image.digest:
         raise UserError(f"source {source.location} changed while the run was going on: run it again")
-    return [to_rgb(read_image(data)), *(read_image(other) for other in others)]
+    return [read_image(data), *(read_image(other) for other in others)]
 
 
 def _cut(image: np.ndarray, crop: Crop) -> np.ndarray:

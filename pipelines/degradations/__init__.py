@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kgt.imaging import to_rgb
 from kgt.tasks import TASKS
 from pipelines.degradations import deblur, demosaic, denoise, jpeg, sr, values, weather
 from pipelines.degradations.frame import Frame
@@ -83,7 +84,9 @@ def degrade_region(task: str, image: np.ndarray, crop: Crop, settings: Any, rng:
 
     if module.POSITIONED:
         parameters |= Frame(height, width, top, left).parameters()
-    region = module.prepare(image[top:bottom, left:right], parameters)
+    region = image[top:bottom, left:right]
+    # A gray photograph stays as it is where gray pairs are asked for, and else is a colour photograph of gray things.
+    region = module.prepare(region if parameters.get("gray") else to_rgb(region), parameters)
     degraded = module.degrade(region, rng, parameters)
 
     inside = Crop(crop.top - top, crop.left - left, crop.height, crop.width)

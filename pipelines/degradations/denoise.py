@@ -14,15 +14,17 @@ from pipelines.degradations.values import Choice, Range, Scalar, Values, fixed, 
 
 @dataclass(frozen=True)
 class Settings:
-    """`sigma` in 1/255 for `noise=gaussian`; `a`, `b` (1.0 = white, linear light) for `noise=camera`."""
+    """`sigma` in 1/255 for `noise=gaussian`; `a`, `b` for `noise=camera`, in linear light of the image that is degraded
+    (1.0 = white): of the luma where it is `gray`. The most that is allowed is what a shard can hold: it clips beyond −1
+    and 2, which is 3.4 standard deviations or more from black and white."""
 
     noise: Values = field(default=fixed("gaussian"), metadata=words("gaussian", "camera"))
-    sigma: Values = field(default=Range(0.0, 50.0), metadata=numbers(0, 255) | when("noise", "gaussian"))
+    sigma: Values = field(default=Range(0.0, 50.0), metadata=numbers(0, 75) | when("noise", "gaussian"))
     a: Values = field(
-        default=Range(1e-4, 1e-2, log=True), metadata=numbers(1e-8, 1, log=True) | when("noise", "camera")
+        default=Range(1e-4, 1e-2, log=True), metadata=numbers(1e-8, 2e-2, log=True) | when("noise", "camera")
     )
     b: Values = field(
-        default=Range(1e-4, 2e-2, log=True), metadata=numbers(1e-8, 1, log=True) | when("noise", "camera")
+        default=Range(1e-4, 2e-2, log=True), metadata=numbers(1e-8, 2e-2, log=True) | when("noise", "camera")
     )
     gray: Values = field(default=fixed(False), metadata=truth())
 

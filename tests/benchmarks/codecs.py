@@ -21,9 +21,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from kgt.errors import UserError
 from kgt.imaging import mosaic, read_image, to_rgb
 from pipelines.sample import sample_photographs
-from tests.benchmarks.harness import arguments, measure, report
+from tests.benchmarks.harness import arguments, measure, report, start
 
 Codec = tuple[Callable[[np.ndarray], bytes], Callable[[bytes], np.ndarray]]
 
@@ -37,6 +38,8 @@ def main() -> None:
     cv2.setNumThreads(1)
     photographs = [to_rgb(read_image(path)) for path in sample_photographs("train")]
     crops = [image[: given.crop, : given.crop] for image in photographs if min(image.shape[:2]) >= given.crop]
+    if not crops:
+        raise UserError(f"--crop {given.crop}: no built-in photograph is as large")
     rng = np.random.default_rng(0)
     kinds = {
         "rgb": crops,
@@ -112,4 +115,4 @@ def _fixed_point(image: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

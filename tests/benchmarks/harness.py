@@ -21,6 +21,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kgt.errors import UserError
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -60,6 +62,15 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, the device and the versions here")
     return parser
+
+
+def start(main: Callable[[], None]) -> None:
+    """Run a benchmark's `main`; what the user got wrong ends in one line and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def environment(*packages: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 from kgt.imaging import list_images, read_image
 from pipelines.detail import luma_of
 from pipelines.leaks import Guard, guarded_view
-from tests.benchmarks.harness import arguments, measure, report, timing
+from tests.benchmarks.harness import arguments, measure, report, start, timing
 
 Disguise = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -116,4 +116,4 @@ def _row(name: str, images: dict[str, np.ndarray], guard: Guard) -> dict[str, ob
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -20,9 +20,10 @@ if __name__ == "__main__":
 
 import numpy as np
 
+from kgt.errors import UserError
 from kgt.imaging import psnr, read_image
 from pipelines.degradations import Crop, degrade_image, pair_rng, settings_of
-from tests.benchmarks.harness import arguments, report
+from tests.benchmarks.harness import arguments, report, start
 
 BLOCK = 48
 
@@ -64,6 +65,8 @@ def main() -> None:
     data = Path(os.environ.get("KGT_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
     if not (data / "pairs").is_dir():
         raise SystemExit(f"published pairs absent: {data / 'pairs'} (set KGT_DATA to the folder that holds pairs/)")
+    if given.draws < 1:
+        raise UserError(f"--draws {given.draws}: one is the least")
     rows = [row for subject in SUBJECTS for row in compare(*subject, data, given.draws)]
     report("input of published pairs and ours", rows, path=given.json, packages=("numpy", "opencv-python-headless"))
 
@@ -130,4 +133,4 @@ def _quantiles(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, floa
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from kgt.imaging import read_image, to_rgb
 from pipelines.sample import sample_photographs
-from tests.benchmarks.harness import arguments, report
+from tests.benchmarks.harness import arguments, report, start
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 128
@@ -70,4 +70,4 @@ def _make_images(folder: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

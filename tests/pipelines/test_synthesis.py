@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kgt.errors import UserError
-from kgt.imaging import demosaic_malvar, imresize, psnr, read_image, to_rgb
+from kgt.imaging import demosaic_malvar, imresize, psnr, read_image, to_rgb, write_image
 from kgt.tasks import TASKS
 from pipelines.degradations import Crop, Pair, degrade_region, pair_rng, settings_of
 from pipelines.plan import Part, PlannedShard, plan, recipe_of
@@ -16,7 +16,7 @@ from pipelines.shards import decode_pair, read_shard
 from pipelines.sources import Source
 from pipelines.storage import Store, Unavailable
 from pipelines.survey import Image, digest_of
-from pipelines.synthesis import input_psnr, make_shard
+from pipelines.synthesis import input_psnr, make_shard, pairs_of
 from pipelines.versions import pool_key
 
 COMMON = {
@@ -148,6 +148,22 @@ def test_input_psnr_is_the_task_s_own_measure(images: list[Image]) -> None:
     mosaic = degrade_region("demosaic", clean, Crop(0, 0, 64, 64), settings_of("demosaic", {}), rng)
     expected = psnr(demosaic_malvar(mosaic.degraded), clean, border=10)
     assert input_psnr("demosaic", mosaic) == expected
+
+
+@pytest.mark.parametrize("task", ["jpeg", "denoise"])
+@pytest.mark.parametrize("gray", [True, False])
+def test_a_gray_photograph_keeps_its_range(task: str, gray: bool, tmp_path: Path) -> None:
+    """Gray pairs of it are the file's own pixels; a luma of 16–235 would be another picture."""
+    pixels = np.arange(64 * 64, dtype=np.int64).reshape(64, 64) % 256
+    write_image(tmp_path / "gray.png", pixels.astype(np.uint8))
+    data = (tmp_path / "gray.png").read_bytes()
+    image = Image(Source("gray.png", str(tmp_path / "gray.png"), "CC0"), digest_of(data), 64, 64)
+    changes = {"gray": gray} | ({"quality": 90} if task == "jpeg" else {"sigma": 5})
+    recipe = recipe_of(task, changes, **(COMMON | {"crop": 64, "crops": 1}))
+    (shard,) = plan(recipe, [image], 1)
+    ((_, pair, _),) = pairs_of(shard.parts[0], shard)
+    assert np.array_equal(pair.clean, pixels if gray else np.repeat(pixels[..., None], 3, 2))
+    assert pair.degraded.shape == pair.clean.shape
 
 
 def test_licence_is_part_of_the_name(images: list[Image]) -> None:
