@@ -124,17 +124,23 @@ def nodes() -> list[str]:
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
+def single_machine() -> bool:
+    """Whether one machine is all there is. A node alone that takes no work is the head of a cluster that grows."""
+    return len(nodes()) == 1 and ray.cluster_resources().get("CPU", 0) > 0
+
+
 def refuse_local_state(url: str) -> None:
-    """See that every node of the cluster reaches `url`. On one node everything is; SQLite never is on several.
+    """See that every node of the cluster reaches `url`. On one machine everything is; SQLite never is on several.
 
     A `file://` folder may be a shared file system: each node is asked whether it sees a file that is put there now.
     Raises UserError with the way out.
     """
-    if not url.startswith(("file://", "sqlite://")) or len(nodes()) == 1:
+    if not url.startswith(("file://", "sqlite://")) or single_machine():
         return
     if url.startswith("sqlite://"):
+        size = f"has {len(nodes())} nodes" if len(nodes()) > 1 else "grows"
         raise UserError(
-            f"{url} is one machine's file and the cluster has {len(nodes())} nodes: "
+            f"{url} is one machine's file and the cluster {size}: "
             "start `mlflow server` where all of them reach it and set MLFLOW_TRACKING_URI"
         )
     folder = Path(url.removeprefix("file://"))

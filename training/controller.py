@@ -167,7 +167,7 @@ def _remote(function: Any, *, max_retries: int = 0, **options: Any) -> Any:
     """A Ray task with the driver's state, wherever it runs; and told its cluster, as a machine may have several."""
     environment = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "KGT_HOME": str(home())}
     environment |= {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI",) if name in os.environ}
-    if len(cluster.nodes()) == 1:  # nobody preempts a single machine and leaves its Ray running
+    if cluster.single_machine():  # nobody preempts a single machine and leaves its Ray running
         environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     return ray.remote(function).options(runtime_env={"env_vars": environment}, max_retries=max_retries, **options)
 
@@ -215,7 +215,7 @@ def _slots(job: Job) -> int:
     room = int(has.get("CPU", 0) // (config.workers * config.cpus_per_worker))
     if config.gpus_per_worker:
         room = min(room, int(has.get("GPU", 0) // config.workers))
-    if not room and len(cluster.nodes()) == 1:
+    if not room and cluster.single_machine():
         needs = f"{config.workers * config.cpus_per_worker} CPUs"
         needs += f" and {config.workers} GPUs" if config.gpus_per_worker else ""
         raise UserError(

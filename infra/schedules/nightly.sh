@@ -1,0 +1,16 @@
+#!/bin/sh
+# What a night does: train on the newest shards, evaluate, promote. One step after the other; one that fails ends the
+# night, and the champions stay as they are. STORE, RUNS and IMAGES (held out) come from the environment.
+#
+# A run is named by its date: without a name, every night would find the first one's run finished. Started again on the
+# same day (UTC), it goes on where it was.
+set -eu
+python=.venv/bin/python
+night=nightly-$(date -u +%F)
+reports=${KGT_HOME:?}/reports
+
+$python training/run.py "task=[deblur,jpeg,denoise,weather,demosaic]" model=kgt-u steps=20000 \
+  store="$STORE" name="$night" out="$RUNS/$night"
+$python training/run.py task=sr model=kgt-s steps=20000 store="$STORE" name="$night-sr" out="$RUNS/$night-sr"
+$python training/evaluate.py task=all images="$IMAGES" "model=models:/kgt-{task}@challenger" report="$reports/$night.json"
+exec $python training/promote.py task=all images="$IMAGES"

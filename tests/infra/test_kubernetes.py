@@ -1,0 +1,247 @@
+"""The manifests: Kubernetes' and KubeRay's schemas, strictly and offline; and the rules that no schema knows."""
+
+import copy
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import mlflow.cli
+import pytest
+import ray
+import yaml
+
+from tests.infra.commands import check_command
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "infra" / "kubernetes"
+KUBERNETES = "1.34"
+OVERLAYS = ("aws", "aws/jobs", "s3-keys", "s3-keys/jobs")
+
+Manifest = dict[str, Any]
+
+
+def read(path: Path) -> list[Manifest]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+MANIFESTS = [
+    manifest
+    for path in sorted(FOLDER.glob("base/*.yaml")) + sorted(FOLDER.glob("jobs/*.yaml"))
+    for manifest in read(path)
+    if manifest["kind"] != "Kustomization"
+]
+
+
+def called(kind: str, name: str) -> Manifest:
+    """A copy of the one manifest of that kind and name."""
+    (found,) = [m for m in MANIFESTS if (m["kind"], m["metadata"]["name"]) == (kind, name)]
+    return copy.deepcopy(found)
+
+
+def pods(manifest: Manifest) -> Iterator[Manifest]:
+    """Every pod template in a manifest."""
+    spec = manifest.get("spec", {})
+    match manifest["kind"]:
+        case "Deployment" | "StatefulSet":
+            yield spec["template"]
+        case "CronJob":
+            yield spec["jobTemplate"]["spec"]["template"]
+        case "RayCluster":
+            for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+                yield group["template"]
+        case "RayJob":
+            yield spec["submitterPodTemplate"]
+
+
+def troubles(manifest: Manifest) -> list[str]:
+    """What a schema allows and this project does not."""
+    found = []
+    spec = manifest.get("spec", {})
+    if manifest["kind"] in ("Secret", "Ingress"):
+        found.append(f"a {manifest['kind']}")
+    if manifest["kind"] == "Service" and spec.get("type", "ClusterIP") != "ClusterIP":
+        found.append("a service that is open to the world")
+    if manifest["kind"] == "RayCluster" and spec.get("authOptions", {}).get("mode") != "token":
+        found.append("Ray without a token")
+    if manifest["kind"] == "RayCluster" and "securityContext" not in spec["autoscalerOptions"]:
+        found.append("an autoscaler that may be root")
+    for pod in pods(manifest):
+        of_pod = pod["spec"].get("securityContext", {})
+        if not of_pod.get("runAsNonRoot") or not of_pod.get("runAsUser"):
+            found.append("a pod that may be root")
+        if of_pod.get("seccompProfile") != {"type": "RuntimeDefault"}:
+            found.append("a pod without a seccomp profile")
+        for container in pod["spec"]["containers"]:
+            rights = container.get("securityContext", {})
+            if rights.get("allowPrivilegeEscalation") is not False or rights.get("capabilities") != {"drop": ["ALL"]}:
+                found.append("a container with privileges")
+            resources = container.get("resources", {})
+            if any(not {"cpu", "memory"} <= resources.get(kind, {}).keys() for kind in ("requests", "limits")):
+                found.append("a container without requests and limits")
+            for variable in container.get("env", ()):
+                secret = any(word in variable["name"] for word in ("PASSWORD", "TOKEN", "SECRET", "KEY"))
+                if secret and "value" in variable and not variable["name"].endswith("_FILE"):
+                    found.append(f"{variable['name']} in plain text")
+    return found
+
+
+@functools.cache
+def kuberay_schema(kind: str) -> jsonschema.Draft7Validator:
+    """KubeRay's schema of a kind, which takes no key that it does not name. Skips the test where it is absent."""
+    folder = Path(os.environ.get("KUBERAY_CRDS") or ROOT / ".." / "shared" / "kuberay-crds").resolve()
+    path = folder / f"{kind.lower()}s.yaml"
+    if not path.exists():
+        pytest.skip(f"KubeRay's CRDs absent: {path} (set KUBERAY_CRDS to the folder that holds {path.name})")
+    definition = yaml.load(path.read_text(), yaml.CSafeLoader)
+    (version,) = [version for version in definition["spec"]["versions"] if version["name"] == "v1"]
+    schema = version["schema"]["openAPIV3Schema"]
+    del schema["properties"]["metadata"]  # open here: the Kubernetes API knows it
+    schema["properties"]["metadata"] = {}
+    close(schema)
+    return jsonschema.Draft7Validator(schema)
+
+
+def close(schema: Any) -> None:
+    """Let every object of a schema have no properties but those that it names."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema:
+            schema["additionalProperties"] = False
+        for value in schema.values():
+            close(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            close(value)
+
+
+def validate(manifest: Manifest) -> None:
+    """Raises for what does not follow the schema of its kind."""
+    if manifest["apiVersion"].startswith("ray.io/"):
+        kuberay_schema(manifest["kind"]).validate(manifest)
+        for pod in pods(manifest):  # KubeRay's own copy of the pod's schema leaves some of it out
+            whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod["spec"]}
+            kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+    else:
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("kuberay", [False, True], ids=["kubernetes", "kuberay"])
+def test_manifests_follow_their_schemas_and_our_rules(kuberay: bool) -> None:
+    chosen = [m for m in MANIFESTS if m["apiVersion"].startswith("ray.io/") == kuberay]
+    assert len(chosen) >= 4
+    for manifest in chosen:
+        validate(manifest)
+        assert troubles(manifest) == [], manifest["metadata"]["name"]
+
+
+def test_a_misspelt_key_is_refused() -> None:
+    job = called("CronJob", "regenerate")
+    job["spec"]["concurencyPolicy"] = job["spec"].pop("concurrencyPolicy")
+    with pytest.raises(kubernetes_validate.ValidationError, match="concurencyPolicy"):
+        validate(job)
+
+
+def test_a_misspelt_key_is_refused_where_kuberay_reads_it() -> None:
+    for place in ((), ("headGroupSpec",), ("headGroupSpec", "template", "spec", "containers", 0)):
+        cluster = called("RayCluster", "kgt")
+        spot = cluster["spec"]
+        for key in place:
+            spot = spot[key]
+        spot["securtyContext"] = {}
+        with pytest.raises(jsonschema.ValidationError, match="securtyContext"):
+            validate(cluster)
+    job = called("RayJob", "training")
+    job["spec"]["entryPoint"] = job["spec"].pop("entrypoint")
+    with pytest.raises(jsonschema.ValidationError, match="entryPoint"):
+        validate(job)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "place", "value", "trouble"),
+    [
+        ("Deployment", "mlflow", ("containers", 0, "resources", "requests"), {}, "without requests and limits"),
+        ("RayCluster", "kgt", ("containers", 0, "resources", "limits"), {"cpu": 1}, "without requests and limits"),
+        ("RayCluster", "kgt", ("securityContext", "runAsUser"), 0, "a pod that may be root"),
+        ("RayJob", "training", ("securityContext", "runAsNonRoot"), False, "a pod that may be root"),
+        ("CronJob", "regenerate", ("containers", 0, "securityContext"), {}, "a container with privileges"),
+        ("StatefulSet", "postgres", ("containers", 0, "env", 0), {"name": "PGPASSWORD", "value": "x"}, "in plain text"),
+    ],
+)
+def test_the_rules_notice(kind: str, name: str, place: tuple[str | int, ...], value: Any, trouble: str) -> None:
+    manifest = called(kind, name)
+    spot = next(pods(manifest))["spec"]
+    for key in place[:-1]:
+        spot = spot[key]
+    spot[place[-1]] = value
+    assert any(trouble in line for line in troubles(manifest))
+
+
+def test_nothing_is_open_to_the_world() -> None:
+    service = called("Service", "mlflow")
+    assert troubles(service) == []
+    service["spec"]["type"] = "LoadBalancer"
+    assert troubles(service) == ["a service that is open to the world"]
+    cluster = called("RayCluster", "kgt")
+    cluster["spec"]["authOptions"]["mode"] = "disabled"
+    assert troubles(cluster) == ["Ray without a token"]
+    policies = [m for m in MANIFESTS if m["kind"] == "NetworkPolicy"]
+    assert called("NetworkPolicy", "nothing")["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert not [
+        peer for m in policies for rule in m["spec"].get("ingress", ()) for peer in rule["from"] if "ipBlock" in peer
+    ]
+
+
+def test_commands_are_this_project_s() -> None:
+    scripts = {}
+    for manifest in MANIFESTS:
+        if manifest["kind"] == "RayJob":
+            scripts[manifest["metadata"]["name"]] = check_command(manifest["spec"]["entrypoint"], ROOT)
+    container = next(pods(called("CronJob", "regenerate")))["spec"]["containers"][0]
+    scripts["regenerate"] = check_command(container["args"], ROOT)
+    assert scripts == {
+        "synthesis": "pipelines/synthesize.py",
+        "training": "training/run.py",
+        "training-sr": "training/run.py",
+        "regenerate": "pipelines/regenerate.py",
+    }
+    written = "\n".join(path.read_text() for path in FOLDER.glob("**/*.yaml"))
+    settings = called("ConfigMap", "settings")["data"]
+    referred = {name for name in settings if f"${name}" in written or f"$({name})" in written}
+    assert referred == settings.keys() - {"MLFLOW_TRACKING_URI"}  # which the code reads itself
+
+
+def test_mlflow_takes_its_options() -> None:
+    container = next(pods(called("Deployment", "mlflow")))["spec"]["containers"][0]
+    assert container["command"] == ["mlflow", "server"]
+    options = mlflow.cli.server.make_context("mlflow", list(container["args"])).params
+    assert options["app_name"] == "basic-auth"
+    assert "*" not in options["allowed_hosts"]
+    assert called("ConfigMap", "settings")["data"]["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert "mlflow:5000" in options["allowed_hosts"].split(",")
+
+
+def test_ray_is_the_ray_that_is_installed() -> None:
+    assert called("RayCluster", "kgt")["spec"]["rayVersion"] == ray.__version__
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is absent: overlays cannot be built")
+def test_overlays_are_whole() -> None:
+    for overlay in OVERLAYS:
+        built = subprocess.run(["kubectl", "kustomize", FOLDER / "overlays" / overlay], capture_output=True, check=True)
+        manifests = [manifest for manifest in yaml.safe_load_all(built.stdout) if manifest]
+        for manifest in manifests:
+            validate(manifest)
+            assert troubles(manifest) == []
+        containers = [c for manifest in manifests for pod in pods(manifest) for c in pod["spec"]["containers"]]
+        untagged = [container["image"] for container in containers if ":" not in container["image"]]
+        assert len(containers) >= 3
+        assert not untagged, overlay
+        if not overlay.endswith("jobs"):
+            accounts = {m["metadata"]["name"] for m in manifests if m["kind"] == "ServiceAccount"}
+            used = {pod["spec"].get("serviceAccountName", "") for m in manifests for pod in pods(m)} - {""}
+            assert used == accounts
