@@ -3,7 +3,8 @@
 set -euo pipefail
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 KGT_HOME=$(mktemp -d)
-export RAY_AUTH_TOKEN KGT_HOME  # neither reaches the image
-trap 'rm -rf "$KGT_HOME" /tmp/ray' EXIT
+RAY_TMPDIR=$KGT_HOME
+export RAY_AUTH_TOKEN KGT_HOME RAY_TMPDIR  # none of them reaches the image
+trap 'rm -rf "$KGT_HOME"' EXIT
 python pipelines/synthesize.py task=denoise source=sample limit=6 crop=96 crops=2
 python training/run.py task=denoise model=kgt-tiny steps=2 batch_size=2 patch=32 workers=1 validation_pairs=2
