@@ -7,6 +7,8 @@ import numpy as np
 
 from pipelines.degradations.values import Scalar
 
+WHOLE = (slice(None), slice(None))  # a region's rows and columns, all of them
+
 
 @dataclass(frozen=True)
 class Frame:

@@ -9,22 +9,29 @@ from pipelines.degradations.frame import Frame
 
 # Of the farthest depth. With β = 2.3 they give the published pairs' transmissions within a picture, 0.65 to 0.10.
 NEAREST, FARTHEST = 0.19, 1.0
+_EDGE = 16  # the windows' radius in which depth follows the image's edges, pixels at 720 px width
+REACH = 2 * _EDGE + 3  # what a pixel's depth depends on there: two means over windows, of coarse pixels
 
 
-def plausible_depth(image: np.ndarray, rng: np.random.Generator, frame: Frame) -> np.ndarray:
+def plausible_depth(
+    image: np.ndarray, rng: np.random.Generator, frame: Frame, horizon: float, slope: float
+) -> np.ndarray:
     """The relative depth of `image` (H, W, 3), encoded, 1.0 = white: (H, W) in NEAREST–FARTHEST.
 
-    A ground plane that rises to a random horizon, and smooth variation that follows the image's edges.
+    A ground plane that rises to the `horizon`, in heights of the frame below its top, from 1 / (1 + `slope`) at its
+    foot; and smooth variation that follows the image's edges.
     """
     height, width = image.shape[:2]
-    horizon = rng.uniform(0.1, 0.5) * frame.frame_height
-    rows = frame.frame_top + np.arange(height, dtype=np.float32)
-    below = np.clip((rows - horizon) / (frame.frame_height - horizon), 0, 1)
-    plane = 1 / (1 + np.float32(rng.uniform(1.5, 4)) * below)
     unit = frame.unit(720, 480)
-    uneven = plane[:, None] * (1 + np.float32(0.2) * smooth_noise(rng, (height, width), 120 * unit))
+    radius = max(1, round(_EDGE * unit))
+    step = max(1, radius // 16)  # the depth is smooth over `radius`: known at every so many pixels
+    rows = frame.frame_top + step * (np.arange(-(-height // step), dtype=np.float32) + np.float32(0.5))
+    below = np.clip((rows / frame.frame_height - horizon) / (1 - horizon), 0, 1)
+    plane = 1 / (1 + np.float32(slope) * below)
+    shape = len(rows), -(-width // step)
+    uneven = plane[:, None] * (1 + np.float32(0.2) * smooth_noise(rng, shape, 120 * unit / step))
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return np.clip(_guided(uneven, gray, max(1, round(16 * unit)), 1e-2), NEAREST, FARTHEST)
+    return np.clip(_guided(uneven, gray, radius // step, 1e-2), NEAREST, FARTHEST)
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.ndarray:
@@ -46,12 +53,19 @@ def _spline(length: int, cell: float, phase: float) -> np.ndarray:
 
 
 def _guided(field: np.ndarray, guide: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """`field` smoothed so that it follows the guide's edges (He, Sun & Tang 2010, eqs. 4–6): (H, W)."""
+    """`field` smoothed so that it follows the guide's edges (He, Sun & Tang 2010, eqs. 4–6): of the guide's shape.
+
+    A `field` of coarser pixels than the guide is filtered there, its lines evaluated on the guide's (He & Sun 2015).
+    `radius` in the field's pixels.
+    """
     size = (2 * radius + 1, 2 * radius + 1)
+    small = cv2.resize(guide, field.shape[::-1], interpolation=cv2.INTER_AREA)
 
     def mean(image: np.ndarray) -> np.ndarray:
         return cv2.blur(image, size, borderType=cv2.BORDER_REFLECT)
 
-    mean_guide, mean_field = mean(guide), mean(field)
-    slope = (mean(guide * field) - mean_guide * mean_field) / (mean(guide * guide) - mean_guide**2 + epsilon)
-    return mean(slope) * guide + mean(mean_field - slope * mean_guide)
+    mean_guide, mean_field = mean(small), mean(field)
+    slope = (mean(small * field) - mean_guide * mean_field) / (mean(small * small) - mean_guide**2 + epsilon)
+    lines = (mean(slope), mean(mean_field - slope * mean_guide))
+    slope, offset = (cv2.resize(part, guide.shape[::-1], interpolation=cv2.INTER_LINEAR) for part in lines)
+    return slope * guide + offset

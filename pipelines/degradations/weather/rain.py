@@ -5,28 +5,36 @@ The transmission t = exp(−β d) falls with the depth d; streak layers S₁…S
 
 import numpy as np
 
-from pipelines.degradations.frame import Frame
+from pipelines.degradations.frame import WHOLE, Frame
 from pipelines.degradations.values import Scalar
-from pipelines.degradations.weather.depth import plausible_depth
+from pipelines.degradations.weather.depth import REACH, plausible_depth
 from pipelines.degradations.weather.streaks import streaks
 
 
+def reach(parameters: dict[str, Scalar]) -> float:
+    """Surroundings that the result depends on, in pixels at 720 px width: the depth's."""
+    return REACH
+
+
 def render(
-    image: np.ndarray,
+    clean: np.ndarray,
     rng: np.random.Generator,
     parameters: dict[str, Scalar],
     frame: Frame,
+    inside: tuple[slice, slice] = WHOLE,
     depth: np.ndarray | None = None,
 ) -> np.ndarray:
-    """`image` float32 (H, W, 3), encoded, 1.0 = white, to the same in the rain, unclipped.
+    """`clean` uint8 (H, W, 3), its part `inside` in the rain: float32, encoded, 1.0 = white, unclipped.
 
     `depth`: float32 (H, W), 1.0 where the fog is β deep; none: a plausible one is drawn.
     """
-    layers = streaks(rng, image.shape[:2], parameters["angle"], frame.unit(720, 480))
-    layers *= np.float32(parameters["streaks"] / 255)
+    image = clean.astype(np.float32) / np.float32(255)
     if depth is None:
-        depth = plausible_depth(image, rng, frame)
-    return veil(image + layers[..., None], depth, parameters["fog"], parameters["airlight"])
+        depth = plausible_depth(image, rng, frame, parameters["horizon"], parameters["slope"])
+    scene = image[inside]
+    layers = streaks(rng, scene.shape[:2], parameters["angle"], frame.unit(720, 480))
+    layers *= np.float32(parameters["streaks"] / 255)
+    return veil(scene + layers[..., None], depth[inside], parameters["fog"], parameters["airlight"])
 
 
 def veil(scene: np.ndarray, depth: np.ndarray, fog: float, airlight: float) -> np.ndarray:

@@ -10,39 +10,58 @@ import cv2
 import numpy as np
 
 from kgt.imaging import linear_to_srgb, srgb_to_linear
-from pipelines.degradations.frame import Frame
+from pipelines.degradations.frame import WHOLE, Frame
 from pipelines.degradations.values import Scalar
 from pipelines.degradations.weather.depth import smooth_noise
 
 _RADII = (4.0, 60.0)  # pixels at 720 px width
 _CONTACT = math.radians(50)  # between glass and drop, at the rim
-_BEND = (2.0, 5.0)  # displacement of the view by a normal in the glass's plane, in radii: × sin(contact) > 1 flips it
+_BEHIND = 2.5  # the view's defocus in a drop, in those of the drop
 _MERGE = 3.0  # how sharply spheres meet: higher, the narrower the neck between two
 _SAG = 1.25  # a drop's lower half is as much longer
 _UNEVEN = 0.1  # standard deviation of a squared distance from the centre, as a share of it
 
 
-def render(image: np.ndarray, rng: np.random.Generator, parameters: dict[str, Scalar], frame: Frame) -> np.ndarray:
-    """`image` float32 (H, W, 3), encoded, 1.0 = white, to the same behind drops."""
-    height, width = image.shape[:2]
+def reach(parameters: dict[str, Scalar]) -> float:
+    """Surroundings that the result depends on, in pixels at 720 px width: what the largest drop shows at its rim."""
+    displaced = parameters["bend"] * _RADII[1] * math.sin(_CONTACT)
+    return displaced + 3 * math.hypot(1, _BEHIND) * parameters["defocus"]
+
+
+def render(
+    clean: np.ndarray,
+    rng: np.random.Generator,
+    parameters: dict[str, Scalar],
+    frame: Frame,
+    inside: tuple[slice, slice] = WHOLE,
+) -> np.ndarray:
+    """`clean` uint8 (H, W, 3), its part `inside` behind drops: float32, encoded, 1.0 = white."""
     unit = frame.unit(720, 480)
-    scene = srgb_to_linear(image)
+    light = cv2.LUT(clean, srgb_to_linear(np.arange(256, dtype=np.float32) / np.float32(255)))
+    scene = light[inside]
     # What lies on the glass is out of focus by `defocus`: pixels half as coarse as that show all there is.
     defocus = max(parameters["defocus"] * unit, 0.5)
-    step = max(1.0, defocus / 2)
-    small = cv2.resize(scene, (math.ceil(width / step), math.ceil(height / step)), interpolation=cv2.INTER_AREA)
+    step = max(1, round(defocus / 2))
+    far = cv2.resize(light, tuple(-(-side // step) for side in light.shape[1::-1]), interpolation=cv2.INTER_AREA)
+    pad = math.ceil(3 * defocus / step)  # the blur's reach
+    shape = tuple(-(-side // step) + 2 * pad for side in scene.shape[:2])
     drops_a_pixel = parameters["drops"] / (frame.frame_height * frame.frame_width) * step**2
-    water = drops(rng, small.shape[:2], drops_a_pixel, unit / step)
-    uneven = np.float32(_UNEVEN) * smooth_noise(rng, small.shape[:2], 25 * unit / step)
+    water = drops(rng, shape, drops_a_pixel, unit / step)
+    uneven = np.float32(_UNEVEN) * smooth_noise(rng, shape, 25 * unit / step)
     view, matte = refract(
-        small,
+        far,
         *surface_of(water, uneven),
-        bend=rng.uniform(*_BEND),
+        corner=tuple((part.start or 0) / step - pad for part in inside),
+        bend=parameters["bend"],
         defocus=defocus / step,
-        sky=rng.uniform(0.05, 0.3),
-        light=(rng.uniform(-0.6, -0.3), rng.uniform(-0.4, 0.4)),
+        sky=parameters["sky"],
+        sun=(parameters["sun_y"], parameters["sun_x"]),
     )
-    view, matte = (cv2.resize(layer, (width, height), interpolation=cv2.INTER_LINEAR) for layer in (view, matte))
+    height, width = scene.shape[:2]
+    view, matte = (
+        cv2.resize(layer[pad:-pad, pad:-pad], None, fx=step, fy=step, interpolation=cv2.INTER_LINEAR)[:height, :width]
+        for layer in (view, matte)
+    )
     return linear_to_srgb(scene + matte[..., None] * (view - scene))
 
 
@@ -54,27 +73,29 @@ def refract(
     bend: float,
     defocus: float,
     sky: float,
-    light: tuple[float, float],
+    sun: tuple[float, float],
+    corner: tuple[float, float] = (0, 0),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What drops of height `surface` and `radius`, both (H, W) in pixels, show of `scene` float32 (H, W, 3), linear.
+    """What drops of height `surface` and `radius`, both (H, W) in pixels, show of `scene`: float32 (·, ·, 3), linear.
 
     `bend`: displacement of the view by a normal in the glass's plane, in radii; `defocus`: σ of the drops' blur in
-    pixels; `sky`: stray light that a drop gathers, 1.0 = white; `light`: the surface normal (down, right) that mirrors
-    the sun. Returns the view (H, W, 3) and how much of it covers the scene (H, W), 0–1.
+    pixels; `sky`: stray light that a drop gathers, 1.0 = white; `sun`: the surface normal (down, right) that mirrors
+    it; `corner`: the row and column of `scene` where the drops' first pixel lies. Returns the view (H, W, 3) and how
+    much of it covers the scene (H, W), 0–1.
     """
     slope_x, slope_y = (cv2.Sobel(surface, -1, dx, 1 - dx, ksize=1, scale=0.5) for dx in (1, 0))
     steepness = np.sqrt(1 + slope_y**2 + slope_x**2)
     normal_y, normal_x = -slope_y / steepness, -slope_x / steepness
     rows, columns = np.mgrid[: surface.shape[0], : surface.shape[1]].astype(np.float32)
     view = cv2.remap(
-        cv2.GaussianBlur(scene, (0, 0), 2.5 * defocus),
-        columns - np.float32(bend) * radius * normal_x,
-        rows - np.float32(bend) * radius * normal_y,
+        cv2.GaussianBlur(scene, (0, 0), _BEHIND * defocus),
+        columns + np.float32(corner[1]) - np.float32(bend) * radius * normal_x,
+        rows + np.float32(corner[0]) - np.float32(bend) * radius * normal_y,
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT_101,
     )
     tilt = normal_y**2 + normal_x**2
-    mirrored = np.exp(-((normal_y - light[0]) ** 2 + (normal_x - light[1]) ** 2) / (2 * 0.1**2))
+    mirrored = np.exp(-((normal_y - sun[0]) ** 2 + (normal_x - sun[1]) ** 2) / (2 * 0.1**2))
     view *= (1 - 0.4 * tilt)[..., None]
     view += (np.float32(sky) * (1 - tilt) + np.float32(0.3) * mirrored)[..., None]
 
@@ -83,7 +104,7 @@ def refract(
 
 
 def drops(rng: np.random.Generator, shape: tuple[int, int], density: float, unit: float) -> np.ndarray:
-    """Water on the glass (2, H, W), as `pour` adds it: `density` drops a pixel, of a few merged spheres each."""
+    """Water on the glass (2, H, W), as `pour` adds it: `density` drops a pixel in the mean, of a few merged spheres."""
     reach = _RADII[1] * unit
     centred = (shape[0] + 2 * reach) * (shape[1] + 2 * reach)
     water = np.zeros((2, *shape), np.float32)

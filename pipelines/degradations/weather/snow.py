@@ -8,39 +8,74 @@ import math
 import cv2
 import numpy as np
 
-from pipelines.degradations.frame import Frame
+from pipelines.degradations.frame import WHOLE, Frame
 from pipelines.degradations.values import Scalar
-from pipelines.degradations.weather.depth import plausible_depth
+from pipelines.degradations.weather.depth import REACH, plausible_depth
 from pipelines.degradations.weather.rain import veil
 
 # Diameters in pixels at 640 px width, the share of the coverage, defocus (σ) and motion in diameters.
 _SIZES = (((1, 3), 0.3, 0.15, 2.5), ((3, 8), 0.4, 0.15, 2.0), ((8, 20), 0.3, 0.2, 1.0))
-_VEIL = 0.2  # of the rain's β
+_VEIL, _AIRLIGHT = 0.2, 0.75  # of the rain's β; the veil's gray level
 _CORNERS = 9  # of a flake's outline, each at its own distance from the centre, in radii:
 _OUTLINE = (0.45, 1.25)
+_SQUEEZE = (0.6, 1.0)
+_OPACITY = (0.4, 1.0)
 
 
-def render(image: np.ndarray, rng: np.random.Generator, parameters: dict[str, Scalar], frame: Frame) -> np.ndarray:
-    """`image` float32 (H, W, 3), encoded, 1.0 = white, to the same in the snow."""
-    white = np.float32(rng.uniform(0.85, 1.0)) * np.array([0.98, 0.99, 1.0], np.float32)
-    scene = veil(image, plausible_depth(image, rng, frame), _VEIL * parameters["fog"], 0.75)
-    cover = flakes(rng, image.shape[:2], parameters["flakes"], parameters["angle"], frame.unit(640, 480))[..., None]
+def reach(parameters: dict[str, Scalar]) -> float:
+    """Surroundings that the result depends on, in pixels at 720 px width: the depth's."""
+    return REACH
+
+
+def render(
+    clean: np.ndarray,
+    rng: np.random.Generator,
+    parameters: dict[str, Scalar],
+    frame: Frame,
+    inside: tuple[slice, slice] = WHOLE,
+) -> np.ndarray:
+    """`clean` uint8 (H, W, 3), its part `inside` in the snow: float32, encoded, 1.0 = white."""
+    image = clean.astype(np.float32) / np.float32(255)
+    depth = plausible_depth(image, rng, frame, parameters["horizon"], parameters["slope"])[inside]
+    scene = veil(image[inside], depth, _VEIL * parameters["fog"], _AIRLIGHT)
+    cover = flakes(rng, scene.shape[:2], parameters["flakes"], parameters["angle"], frame.unit(640, 480))[..., None]
+    white = np.float32(parameters["white"]) * np.array([0.98, 0.99, 1.0], np.float32)
     return scene + cover * (white - scene)
 
 
 def flakes(rng: np.random.Generator, shape: tuple[int, int], share: float, angle: float, unit: float) -> np.ndarray:
-    """The flakes' opacity: (H, W) in 0–1, `share` of it covered. `unit` is the pixel of 640 px width."""
-    reach = math.ceil(40 * unit)
-    canvas = (shape[0] + 2 * reach, shape[1] + 2 * reach)
-    clear = np.ones(canvas, np.float32)
-    for (low, high), part, defocus, motion in _SIZES:
-        size = (low + high) / 2 * unit
-        count = rng.poisson(part * share * canvas[0] * canvas[1] / (math.pi / 4 * size**2))
-        layer = _shapes(rng, canvas, count, low * unit, high * unit)
-        layer = cv2.GaussianBlur(layer, (0, 0), max(defocus * size * rng.uniform(0.5, 1.5), 0.4))
-        path = _path(motion * size * rng.uniform(0.2, 1), angle + rng.uniform(-10, 10))
-        clear *= 1 - np.clip(cv2.filter2D(layer, -1, path), 0, 1)
-    return 1 - clear[reach:-reach, reach:-reach]
+    """The flakes' opacity: (H, W) in 0–1, of mean `share` over many. `unit` is the pixel of 640 px width.
+
+    Flakes that lie independently let exp(−density × opacity × area) through: each size has a part of −ln(1 − share).
+    """
+    clear = np.ones(shape, np.float32)
+    for diameters, part, defocus, motion in _SIZES:
+        low, high = (diameter * unit for diameter in diameters)
+        size = (low + high) / 2
+        blur = max(defocus * size * rng.uniform(0.5, 1.5), 0.4)
+        path = motion * size * rng.uniform(0.2, 1), angle + rng.uniform(-10, 10)
+        clear *= 1 - _layer(rng, shape, -part * math.log1p(-share), (low, high), blur, *path)
+    return 1 - clear
+
+
+def _layer(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    depth: float,
+    diameters: tuple[float, float],
+    blur: float,
+    length: float,
+    angle: float,
+) -> np.ndarray:
+    """Flakes of one size, of optical depth `depth`, blurred by σ `blur` pixels and along a path of `length` pixels."""
+    step = max(1.0, blur / 2)  # pixels half as coarse as the defocus show all there is
+    low, high, blur, length = (pixels / step for pixels in (*diameters, blur, length))
+    reach = math.ceil(high / 2 * _OUTLINE[1] + 3 * blur + length / 2) + 1
+    canvas = tuple(math.ceil(side / step) + 2 * reach for side in shape)
+    clear = _shapes(rng, canvas, depth, low, high)
+    opaque = cv2.filter2D(cv2.GaussianBlur(1 - clear, (0, 0), blur), -1, _path(length, angle))
+    opaque = opaque[reach:-reach, reach:-reach]
+    return cv2.resize(opaque, shape[::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)
 
 
 def _path(length: float, angle: float) -> np.ndarray:
@@ -53,18 +88,23 @@ def _path(length: float, angle: float) -> np.ndarray:
     return kernel / kernel.sum()
 
 
-def _shapes(rng: np.random.Generator, canvas: tuple[int, int], count: int, low: float, high: float) -> np.ndarray:
-    """`count` irregular flakes with diameters from `low` to `high` pixels, small ones the likelier: (H, W) in 0–1."""
-    fraction_bits = 4
-    diameter = low * (high / low) ** (rng.random((count, 1)) ** 1.5)
-    turn = rng.uniform(0, 2 * math.pi, size=(count, 1)) + np.arange(_CORNERS) * (2 * math.pi / _CORNERS)
-    radius = diameter / 2 * rng.uniform(*_OUTLINE, size=(count, _CORNERS))
-    squeeze = rng.uniform(0.6, 1.0, size=(count, 1))
-    rows = rng.uniform(0, canvas[0], size=(count, 1)) + squeeze * radius * np.sin(turn)
-    columns = rng.uniform(0, canvas[1], size=(count, 1)) + radius * np.cos(turn)
-    outlines = np.rint(np.stack([columns, rows], axis=2) * 2**fraction_bits).astype(np.int32)
-    opacity = 255 * rng.uniform(0.4, 1.0, size=count)
-    mask = np.zeros(canvas, np.uint8)
-    for outline, value in zip(outlines, opacity.tolist(), strict=True):
-        cv2.fillPoly(mask, [outline], value, lineType=cv2.LINE_AA, shift=fraction_bits)
-    return mask.astype(np.float32) / np.float32(255)
+def _shapes(rng: np.random.Generator, canvas: tuple[int, int], depth: float, low: float, high: float) -> np.ndarray:
+    """What irregular flakes of `low` to `high` pixels in diameter, small ones the likelier, let through: (H, W)."""
+    from pipelines.degradations.weather import outlines
+
+    count = rng.poisson(depth * canvas[0] * canvas[1] / _mean_cover(low, high))
+    radii = _diameters(rng.random((count, 1)), low, high) / 2 * rng.uniform(*_OUTLINE, size=(count, _CORNERS))
+    places = rng.uniform(0, canvas, size=(count, 2)) - 0.5
+    squeezes, opacities = rng.uniform(*_SQUEEZE, size=count), rng.uniform(*_OPACITY, size=count)
+    return outlines.let_through(canvas, places, radii, squeezes, opacities)
+
+
+def _diameters(quantiles: np.ndarray, low: float, high: float) -> np.ndarray:
+    return low * (high / low) ** (quantiles**1.5)
+
+
+def _mean_cover(low: float, high: float) -> float:
+    """A flake's opacity × area to be expected: that of a triangle between two corners, _CORNERS times."""
+    square = np.mean(np.square(_diameters((np.arange(1000) + 0.5) / 1000, low, high) / 2 * np.mean(_OUTLINE)))
+    corners = _CORNERS / 2 * math.sin(2 * math.pi / _CORNERS)
+    return float(square * corners * np.mean(_SQUEEZE) * np.mean(_OPACITY))

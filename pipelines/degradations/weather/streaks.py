@@ -34,6 +34,9 @@ def _layer(
 ) -> tuple[np.ndarray, float]:
     """One layer, and the variance to be expected of it: that of shot noise whose shots are the streaks (Campbell)."""
     sigma = max(width * unit, 0.7) / 2
+    across = _across(sigma, angle)
+    # Streaks that pixels widen are fewer and brighter: mean and variance are those of the layer at 720 px width.
+    narrowed = unit * _across(width / 2, angle) / across
     steepest = math.radians(abs(angle) + _JITTER)
     reach = math.ceil(length * unit * _SPEED[1] / 2)
     aside = math.ceil(reach * math.tan(steepest)) + 1
@@ -41,12 +44,12 @@ def _layer(
     height, columns = shape[0] + 4 * reach, shape[1] + 4 * aside
     centred = (height - 2 * reach) * (columns - 2 * aside)
 
-    count = rng.poisson(density / unit**2 * centred)
+    count = rng.poisson(density * narrowed / unit**2 * centred)
     row = rng.integers(reach, height - reach, size=count)
     column = rng.uniform(aside, columns - aside - 1, size=count).astype(np.float32)
     turn = np.radians(angle + rng.uniform(-_JITTER, _JITTER, size=count)).astype(np.float32)
     speed = rng.uniform(*_SPEED, size=count).astype(np.float32)
-    light = brightness * rng.uniform(0.3, 1, size=count).astype(np.float32) / speed
+    light = brightness / narrowed * rng.uniform(0.3, 1, size=count).astype(np.float32) / speed
     half = np.maximum(length * unit / 2 * speed * np.cos(turn), 0.5)
 
     # Each row of a streak puts light into the two pixels beside it; toward its ends the streak fades.
@@ -64,8 +67,17 @@ def _layer(
     canvas = np.bincount(pixel, weight.ravel(), pixels)
     canvas[1:] += np.bincount(pixel, right.ravel(), pixels)[:-1]
 
-    canvas = cv2.GaussianBlur(canvas.reshape(height, columns).astype(np.float32), (0, 0), sigma)
-    # ∫ over a streak of its square; 1/6: the variance of sharing between two pixels, 32/45: the mean of (1 − x⁴)².
-    across = 2 * math.sqrt(math.pi * (sigma**2 + math.cos(math.radians(angle)) ** 2 / 6))
+    canvas = canvas.reshape(height, columns)
+    cut = math.ceil(4 * sigma)  # the blur's reach: no more is blurred than is kept
+    up, left = (max(2 * side - cut, 0) for side in (reach, aside))
+    canvas = canvas[up : height - up, left : columns - left].astype(np.float32)
+    canvas = cv2.GaussianBlur(canvas, (0, 0), sigma)
+    down, right = 2 * reach - up, 2 * aside - left
+    # ∫ over a streak of its square; 32/45: the mean of (1 − x⁴)².
     energy = 32 / 45 * length * unit * float(np.sum(light**2 * speed)) / across
-    return canvas[2 * reach : -2 * reach, 2 * aside : -2 * aside], energy / centred
+    return canvas[down:-down, right:-right], energy / centred
+
+
+def _across(sigma: float, angle: float) -> float:
+    """1 / ∫ of the square of a streak's profile, in pixels; 1/6: the variance of sharing between two pixels."""
+    return 2 * math.sqrt(math.pi * (sigma**2 + math.cos(math.radians(angle)) ** 2 / 6))
