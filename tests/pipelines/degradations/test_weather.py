@@ -10,7 +10,6 @@ from kgt.errors import UserError
 from kgt.imaging import srgb_to_linear
 from pipelines.degradations import Crop, degrade_image, degrade_region, settings_of, weather
 from pipelines.degradations.frame import Frame
-from pipelines.degradations.values import Range
 from pipelines.degradations.weather import depth, outlines, rain, raindrop, snow, streaks
 
 RAIN = {"angle": 12.0, "airlight": 0.6, "fog": 1.5, "streaks": 12.0}
@@ -211,23 +210,27 @@ def test_snow_is_as_white_as_recorded(photo: np.ndarray) -> None:
     assert 110 < snowy.max() <= 128
 
 
-@pytest.mark.parametrize("kind", ["rain", "snow", "raindrop"])
-def test_every_drawn_setting_is_recorded_and_counts(kind: str, photo: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("kind", "drawn"),
+    [
+        ("rain", ["angle", "airlight", "fog", "horizon", "slope", "streaks"]),
+        ("snow", ["angle", "fog", "horizon", "slope", "flakes", "white"]),
+        ("raindrop", ["drops", "defocus", "bend", "sky", "sun_y", "sun_x"]),
+    ],
+)
+def test_every_drawn_setting_is_recorded_and_counts(kind: str, drawn: list[str], photo: np.ndarray) -> None:
     """With a setting at one end of its range or at the other, all else equal, the pictures differ."""
-    chosen = {"kind": kind, "drops": 150, "flakes": 0.1}
-    names = degrade_image("weather", photo, settings_of("weather", chosen), np.random.default_rng(0)).parameters
-    middle = {
-        name: (asked.low + asked.high) / 2
-        for name, asked in vars(weather.Settings()).items()
-        if isinstance(asked, Range) and name in names and name not in chosen
-    }
-    for name in middle:
-        pairs = []
-        for end in (vars(weather.Settings())[name].low, vars(weather.Settings())[name].high):
-            asked = settings_of("weather", chosen | middle | {name: end})
-            pairs.append(degrade_image("weather", photo, asked, np.random.default_rng(0)))
-            assert pairs[-1].parameters[name] == end
-        assert not np.array_equal(pairs[0].degraded, pairs[1].degraded), name
+    ranges = {name: getattr(weather.Settings(), name) for name in drawn}
+    # Many drops and flakes: a small picture without any shows nothing of their settings.
+    middle = {name: (ends.low + ends.high) / 2 for name, ends in ranges.items()} | {"drops": 150, "flakes": 0.1}
+    for name, ends in ranges.items():
+        pictures = []
+        for end in (ends.low, ends.high):
+            asked = settings_of("weather", {"kind": kind} | middle | {name: end})
+            pair = degrade_image("weather", photo, asked, np.random.default_rng(0))
+            assert pair.parameters == {"kind": kind} | {other: middle[other] for other in drawn} | {name: end}
+            pictures.append(pair.degraded)
+        assert not np.array_equal(*pictures), name
 
 
 def test_drops_show_what_lies_beyond_the_crop() -> None:
