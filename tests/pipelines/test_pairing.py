@@ -1,12 +1,20 @@
 """Folders of ready pairs, and folders of frames, as sources."""
 
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kgt.errors import UserError
 from pipelines.frames import list_frames
-from pipelines.pairing import list_pairs
+from pipelines.pairing import list_pairs, match_pairs
+from pipelines.sources import Source
+
+WORD = st.text("abcx", min_size=1, max_size=3)
+NUMBER = st.integers(0, 120).map(str)
 
 
 def touch(folder: Path, *names: str) -> str:
@@ -35,6 +43,105 @@ def test_pairs_that_are_none(tmp_path: Path) -> None:
     clean = touch(tmp_path / "gt", "a.png", "b.png", "c.png")
     with pytest.raises(UserError, match=r"c\.png of .*gt has no degraded image"):
         list_pairs(clean, touch(tmp_path / "input", "a.png", "b.png"), "")
+
+
+def matched(degraded: Sequence[str], clean: Sequence[str]) -> dict[str, str] | None:
+    """The clean image of each degraded one; None where they do not match."""
+    sources = [[Source(f"{name}.png", name, "") for name in names] for names in (degraded, clean)]
+    try:
+        pairs = match_pairs(*sources, ("degraded", "clean"))
+    except UserError:
+        return None
+    return {bad.location: good.location for bad, good in pairs}
+
+
+@pytest.mark.parametrize(
+    ("degraded", "clean"),
+    [
+        ("blur_07 blur_12", "sharp_07 sharp_12"),
+        ("blur07 blur11", "sharp07 sharp11"),
+        ("0_rain 1_rain", "0_clean 1_clean"),
+        ("07blur 12blur", "07sharp 12sharp"),
+        ("im_0001_s80_a04 im_0002_s80_a04", "im_0001 im_0002"),
+        ("rain_s80_01 rain_s80_02", "gt_01 gt_02"),
+        ("0001x2 0002x2", "0001 0002"),
+        ("babyx4 birdx4", "baby bird"),
+        ("img.1.noisy img.2.noisy", "img.1 img.2"),
+        ("a/blur_1 b/blur_1", "a/sharp_1 b/sharp_1"),
+        ("low/01 low/02", "high/01 high/02"),
+        ("city-q10", "city"),
+    ],
+)
+def test_names_that_match(degraded: str, clean: str) -> None:
+    assert matched(degraded.split(), clean.split()) == dict(zip(degraded.split(), clean.split(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("degraded", "clean"),
+    [
+        ("bat bar", "cat car"),
+        ("zzz", "a"),
+        ("blur_07", "sharp_07"),
+        ("cityscape", "city"),
+        ("scene2_01 scene2_02", "scene1_01 scene1_02"),
+        ("01_of_9 02_of_9", "01_of_8 02_of_8"),
+        ("a/01 b/01", "a/01 c/01"),
+        ("a/01 a/02", "a/01 b/02"),
+    ],
+)
+def test_names_that_do_not_match(degraded: str, clean: str) -> None:
+    assert matched(degraded.split(), clean.split()) is None
+
+
+def test_an_image_belongs_to_the_longest_name_it_goes_on_from() -> None:
+    names = {"im_1_s80": "im_1", "im_1_2": "im_1_2", "im_1_2_s80": "im_1_2", "im_1_2-s80.q": "im_1_2"}
+    assert matched(list(names), ["im_1", "im_1_2"]) == names
+    assert matched(["city_s80", "city_s95"], ["city"]) == {"city_s80": "city", "city_s95": "city"}
+
+
+@given(
+    identities=st.lists(WORD | NUMBER | st.tuples(WORD, NUMBER).map("_".join), min_size=2, max_size=8, unique=True),
+    heads=st.tuples(*[st.just("") | WORD.map("{}_".format)] * 2),
+    tails=st.tuples(*[st.just("") | WORD.map("-{}".format)] * 2),
+    seed=st.integers(0, 99),
+)
+def test_words_that_all_share_do_not_count(
+    identities: list[str], heads: tuple[str, str], tails: tuple[str, str], seed: int
+) -> None:
+    degraded, clean = (
+        [head + identity + tail for identity in identities] for head, tail in zip(heads, tails, strict=True)
+    )
+    expected = dict(zip(degraded, clean, strict=True))
+    assert matched(degraded, random.Random(seed).sample(clean, len(clean))) == expected
+
+
+@given(words=st.lists(st.text("abcx", min_size=1, max_size=4), min_size=2, max_size=12, unique=True), data=st.data())
+def test_parts_of_words_do_not_match(words: list[str], data: st.DataObject) -> None:
+    first = data.draw(st.integers(1, len(words) - 1))
+    assert matched(words[:first], words[first:]) is None
+
+
+NAME = st.lists(WORD | NUMBER, min_size=1, max_size=4).flatmap(
+    lambda parts: st.lists(st.sampled_from(["", "_", "-", "."]), min_size=len(parts), max_size=len(parts)).map(
+        lambda joints: "".join(part + joint for part, joint in zip(parts, joints, strict=True)).rstrip("_-.")
+    )
+)
+
+
+@given(
+    degraded=st.lists(NAME, min_size=1, max_size=5, unique=True),
+    clean=st.lists(NAME, min_size=1, max_size=4, unique=True),
+    seed=st.integers(0, 99),
+)
+def test_partners_depend_on_names_alone(degraded: list[str], clean: list[str], seed: int) -> None:
+    """Not on the order of a listing; and images of equal names are partners, whatever else is there."""
+    shuffled = [random.Random(seed).sample(names, len(names)) for names in (degraded, clean)]
+    pairs = matched(degraded, clean)
+    assert matched(*shuffled) == pairs
+    together = list(dict.fromkeys([*clean, *degraded]))
+    assert matched(together, together) == {name: name for name in together}
+    more = matched(together, clean)
+    assert more is None or all(more[name] == name for name in clean)
 
 
 def test_windows_of_frames(tmp_path: Path) -> None:
