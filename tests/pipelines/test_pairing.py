@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgt.errors import UserError
@@ -149,11 +149,68 @@ def test_windows_of_frames(tmp_path: Path) -> None:
         tmp_path / "clips", *(f"a/f{n}.png" for n in range(1, 12)), *(f"b/{n:03d}.png" for n in range(4)), "c.png"
     )
     windows, left_over = list_frames(folder, 5, "CC0")
-    assert [(window.name, window.group) for window in windows] == [("a/f3.png", "a"), ("a/f8.png", "a")]
+    assert [(window.name, window.group) for window in windows] == [("a/f3.png", "a/f1.png"), ("a/f8.png", "a/f1.png")]
     assert windows[1].location == f"{folder}/a/f8.png"
     assert windows[1].others == tuple(f"{folder}/a/f{n}.png" for n in (6, 7, 9, 10))
     assert left_over == ["c.png", "a/f11.png", "b/000.png", "b/001.png", "b/002.png", "b/003.png"]
-    assert [window.group for window in list_frames(f"{folder}/a", 11, "").sources] == ["."]
+    assert [window.group for window in list_frames(f"{folder}/a", 11, "").sources] == ["f1.png"]
+
+
+def windows_of(names: Sequence[str], n: int, folder: Path) -> tuple[list[list[str]], list[str], list[str | None]]:
+    """The windows' frames in order, the frames that fill none, the windows' groups."""
+    windows, left_over = list_frames(touch(folder, *(f"{name}.png" for name in names)), n, "")
+    whole = []
+    for window in windows:
+        others = [Path(other).relative_to(folder).with_suffix("").as_posix() for other in window.others]
+        whole.append([*others[: n // 2], window.name.removesuffix(".png"), *others[n // 2 :]])
+    return whole, [name.removesuffix(".png") for name in left_over], [window.group for window in windows]
+
+
+@pytest.mark.parametrize(
+    ("names", "windows", "left_over"),
+    [
+        ("cat_1 cat_2 dog_1 dog_2 dog_3", "dog_1 dog_2 dog_3", "cat_1 cat_2"),
+        ("1 2 7 8 9", "7 8 9", "1 2"),
+        ("f10 f20 f30 f50 f60", "f10 f20 f30", "f50 f60"),
+        ("f1_clean f2_clean f3_clean", "f1_clean f2_clean f3_clean", ""),
+        ("c1_08_x2 c1_09_x2 c1_10_x2 c2_08_x2", "c1_08_x2 c1_09_x2 c1_10_x2", "c2_08_x2"),
+        ("c1-7 c1-8 c2-9 c3-7 c3-8 c3-9", "c3-7 c3-8 c3-9", "c1-7 c1-8 c2-9"),
+        ("a/1 a/2 b/3 b/4 b/5", "b/3 b/4 b/5", "a/1 a/2"),
+        ("1 01 2 3 4", "1 2 3", "01 4"),
+    ],
+)
+def test_windows_do_not_span_scenes(names: str, windows: str, left_over: str, tmp_path: Path) -> None:
+    found, rest, _ = windows_of(names.split(), 3, tmp_path)
+    assert ([name for window in found for name in window], rest) == (windows.split(), left_over.split())
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    scenes=st.lists(st.tuples(st.integers(2, 9), st.integers(1, 12)), min_size=1, max_size=5),
+    step=st.integers(1, 3),
+    one_text=st.booleans(),
+    n=st.sampled_from([3, 5]),
+)
+def test_each_scene_is_a_group_of_its_own(
+    scenes: list[tuple[int, int]], step: int, one_text: bool, n: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Scenes of (length, gap before it), numbered on in one folder, with texts of their own or the same."""
+    number, expected = 0, []
+    for place, (length, gap) in enumerate(scenes):
+        number += step + gap
+        expected.append([f"{'clip' if one_text else 'abcde'[place]}_{number + step * k:03d}" for k in range(length)])
+        number += step * (length - 1)
+    names = [name for scene in expected for name in scene]
+    whole = [scene[first : first + n] for scene in expected for first in range(0, len(scene) - n + 1, n)]
+    folder = tmp_path_factory.mktemp("video")
+    if not whole:
+        with pytest.raises(UserError, match=f"no folder there has {n} frames"):
+            windows_of(names, n, folder)
+        return
+    found, left_over, groups = windows_of(names, n, folder)
+    assert found == whole
+    assert sorted([*left_over, *(name for window in found for name in window)]) == sorted(names)
+    assert groups == [f"{scene[0]}.png" for scene in expected for _ in range(len(scene) // n)]
 
 
 @pytest.mark.parametrize(("n", "message"), [(4, "an odd number"), (1, "an odd number"), (7, "no folder there has 7")])
