@@ -1,12 +1,15 @@
-"""Whether the files of a ready pair fit each other: in size, and that the degraded one is not shifted as a whole."""
+"""Whether the files of a ready pair, or of a window of frames, fit: in size, in what they show, and in place."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from kgt.imaging.files import MAX_PIXELS
 from pipelines.detail import luma_of
+from pipelines.scenes import shows_another, structure_of
 
 _SIDE = 512  # pixels: the middle of larger images is enough
 _REACH = 32  # pixels of shift that are looked for
@@ -17,13 +20,20 @@ _PEAK = 10.0  # standard deviations: noise has 5; photographs in rain, snow, noi
 _ALONE = 0.25
 # Where a camera rests off the middle of its path, the blurred image is displaced: 1 of 100 of ours, by 2 pixels.
 _ALLOWED = {"deblur": 3}
+# Of the correlation of a clean image with itself, what the degraded one keeps at least: thick fog, drops, strong blur.
+_KEPT = {"sr": 0.6}
+_KEPT_AT_LEAST = 0.3
+_MOTION = 1 / 8  # of the longer side, between neighbouring frames
 
 
 @dataclass(frozen=True)
 class PairCheck:
-    """What the survey asks of a pair: that sizes and channels are those of `task`, and that nothing is shifted.
+    """What the survey asks of a pair: that sizes and channels are those of `task`, that nothing is shifted, and that
+    the degraded image shows what the clean one shows.
 
-    `scales`: how many times larger the clean image may be, for sr.
+    `scales`: how many times larger the clean image may be, for sr. Pairs of different photographs are found where the
+    clean one has structure enough (see `scenes.shows_another`): flat ones pass, and many of less than some 128 pixels.
+    Images that have been mirrored, turned or inverted show something else. Figures: `tests/benchmarks/scenes.py`.
     """
 
     task: str
@@ -42,17 +52,35 @@ class PairCheck:
         small = luma_of(clean)
         if scale > 1:
             small = cv2.resize(small, degraded.shape[1::-1], interpolation=cv2.INTER_AREA)
-        shift = shift_of(small, luma_of(degraded))
+        bad = luma_of(degraded)
+        shift = shift_of(small, bad)
         if shift and max(map(abs, shift)) > _ALLOWED.get(self.task, 1):
             return "misaligned", f"the degraded image is {shift[0]} pixels further down, {shift[1]} further right"
+        kept = _KEPT.get(self.task, _KEPT_AT_LEAST)
+        if shows_another(structure_of(small), structure_of(bad), reach=0, kept=kept):
+            return "another-image", "the degraded image does not show what the clean one shows"
         return None
 
 
 def check_frames(middle: np.ndarray, others: Sequence[np.ndarray]) -> tuple[str, str] | None:
-    """What the survey asks of a window of a video: frames of one size and as many channels."""
+    """What the survey asks of a window of a video: frames of one size, as many channels and one scene; not too large.
+
+    A cut is found as another image of a pair is. Between neighbouring frames things may move by an eighth of the
+    picture, turned by 3 degrees and 5 % larger; faster motion is taken for a cut.
+    """
     for other in others:
         if other.shape != middle.shape:
             return "size-mismatch", f"a frame of {_size(other)} among {_size(middle)}"
+    frames = [*others[: len(others) // 2], middle, *others[len(others) // 2 :]]
+    if (pixels := len(frames) * middle.shape[0] * middle.shape[1]) > MAX_PIXELS:
+        return (
+            "too-large",
+            f"{len(frames)} frames of {_size(middle)} have {pixels} pixels, {MAX_PIXELS} at most are read",
+        )
+    structures = [structure_of(luma_of(frame)) for frame in frames]
+    for number, neighbours in enumerate(itertools.pairwise(structures), start=1):
+        if any(shows_another(*two, reach=_MOTION, kept=_KEPT_AT_LEAST) for two in itertools.permutations(neighbours)):
+            return "scene-cut", f"frames {number} and {number + 1} of {len(frames)} do not show the same scene"
     return None
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kgt.imaging import imresize, list_images, mosaic, read_image
+from pipelines import alignment
 from pipelines.alignment import PairCheck, check_frames, shift_of
 from pipelines.degradations import degrade_image, settings_of
 from pipelines.detail import luma_of
@@ -65,12 +68,62 @@ def test_nothing_is_said_of_blur_or_of_what_has_no_structure() -> None:
     assert shift_of(noise[0, :16, :16], noise[0, :16, :16]) is None
 
 
-@pytest.mark.parametrize(("clean", "bad"), [("GoPro/sharp", "GoPro/blur"), ("OutdoorRain/gt", "OutdoorRain/input")])
-def test_published_pairs_are_aligned(clean: str, bad: str, standard_images: Callable[[str], Path]) -> None:
-    folders = [list_images(standard_images(f"pairs/{name}")) for name in (clean, bad)]
-    for pair in zip(*folders, strict=True):
-        sharp, degraded_one = map(read_image, pair)
-        assert PairCheck("weather")(sharp, [degraded_one]) is None
+@pytest.mark.parametrize(
+    ("clean", "bad"),
+    [("GoPro/sharp", "GoPro/blur"), ("OutdoorRain/gt", "OutdoorRain/input"), ("RainDrop/gt", "RainDrop/input")],
+)
+def test_published_pairs_fit(clean: str, bad: str, standard_images: Callable[[str], Path]) -> None:
+    sharp, damaged = ([read_image(p) for p in list_images(standard_images(f"pairs/{name}"))] for name in (clean, bad))
+    check = PairCheck("deblur" if "GoPro" in clean else "weather")
+    for place, image in enumerate(sharp):
+        assert check(image, [damaged[place]]) is None
+        other = damaged[place - 1]
+        if other.shape == image.shape:
+            assert check(image, [other])[0] == "another-image"
+
+
+STRONGEST = WAYS | {
+    "rain": lambda image: degraded("weather", image, kind="rain", fog=2.3, streaks=20),
+    "snow": lambda image: degraded("weather", image, kind="snow", fog=2.3, flakes=0.15),
+    "raindrop": lambda image: degraded("weather", image, kind="raindrop", drops=200),
+    "shake": lambda image: degraded("deblur", image, path=60, object=1),
+}
+
+
+@pytest.mark.parametrize("way", list(STRONGEST))
+def test_another_scene_is_told_from_the_same_however_degraded(way: str) -> None:
+    photos = [photo[:300, :400] for photo in PHOTOS]
+    damaged = [STRONGEST[way](photo) for photo in photos]
+    check = PairCheck("demosaic" if way == "mosaic" else "deblur")
+    for place, photo in enumerate(photos):
+        assert check(photo, [damaged[place]]) is None
+        assert check(photo, [damaged[place - 1]]) == (
+            "another-image",
+            "the degraded image does not show what the clean one shows",
+        )
+
+
+def test_another_scene_is_found_in_small_images_of_sr() -> None:
+    photos = [photo[:256, :256] for photo in PHOTOS]
+    check = pair_check("sr", {"scale": 4})
+    for place, photo in enumerate(photos):
+        small = imresize(photo, 1 / 4)
+        assert check(photo, [small]) is None
+        assert check(photos[place - 1], [small])[0] == "another-image"
+
+
+def test_nothing_is_refused_without_evidence(rng: np.random.Generator) -> None:
+    """A flat, faint or tiny clean image could be that of any degraded one."""
+    check = PairCheck("denoise")
+    photos = [photo[:256, :256] for photo in PHOTOS]
+    flat = np.full((256, 256, 3), 90, np.uint8)
+    faint = np.clip(90 + rng.normal(0, 2, flat.shape), 0, 255).astype(np.uint8)
+    stripes = np.tile(np.array([60, 60, 60, 60, 190, 190, 190, 190], np.uint8), (256, 32))
+    for clean in (flat, faint, stripes):
+        for other in (flat, noisy(flat), photos[0]):
+            assert check(clean, [luma_of(other) if clean.ndim == 2 else other]) is None
+    assert check(photos[0][:32, :32], [noisy(photos[1])[:32, :32]]) is None
+    assert check(photos[0], [flat])[0] == "another-image"
 
 
 def test_sizes_and_channels_are_those_of_the_task() -> None:
@@ -109,3 +162,36 @@ def test_frames_of_one_size() -> None:
     assert check_frames(frame, [frame, frame]) is None
     assert check_frames(frame, [frame, frame[:63]]) == ("size-mismatch", "a frame of 80x63 RGB among 80x64 RGB")
     assert check_frames(frame, [frame[:, :, 0]])[0] == "size-mismatch"
+
+
+def test_a_window_has_no_more_pixels_than_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = PHOTOS[0][:64, :80]
+    monkeypatch.setattr(alignment, "MAX_PIXELS", 5 * 64 * 80)
+    assert check_frames(frame, [frame] * 4) is None
+    assert check_frames(frame, [frame] * 6) == (
+        "too-large",
+        "7 frames of 80x64 RGB have 35840 pixels, 25600 at most are read",
+    )
+
+
+@given(photo=st.sampled_from(PHOTOS), turn=st.floats(-2, 2), zoom=st.floats(0.96, 1.04), data=st.data())
+@settings(deadline=None, max_examples=25)
+def test_fast_motion_is_no_cut(photo: np.ndarray, turn: float, zoom: float, data: st.DataObject) -> None:
+    """Frames of 320x240 cut from a photograph, by up to a tenth of their size apart."""
+    down, right = data.draw(st.integers(-24, 24)), data.draw(st.integers(-32, 32))
+    laid = cv2.getRotationMatrix2D((220, 148), turn, zoom)
+    laid[:, 2] += right, down
+    moved = cv2.warpAffine(photo, laid, photo.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
+    frames = [image[28:268, 60:380] for image in (photo, moved)]
+    assert check_frames(frames[0], [frames[1], frames[0]]) is None
+    assert check_frames(noisy(frames[0]), [frames[1], frames[0]]) is None
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_a_window_with_a_cut_is_refused(cut: int) -> None:
+    before, after = (photo[:240, :320] for photo in PHOTOS[:2])
+    for other in (after, np.zeros_like(after)):
+        frames = [before] * cut + [other] * (5 - cut)
+        middle = frames.pop(2)
+        expected = "scene-cut", f"frames {cut} and {cut + 1} of 5 do not show the same scene"
+        assert check_frames(middle, frames) == expected
