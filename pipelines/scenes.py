@@ -1,10 +1,13 @@
-"""Whether two images show the same scene, whatever degraded one of them: by the correlation of their fine structure."""
+"""Whether two images show the same scene, whatever degraded one of them: by the correlation of their fine structure.
+
+Measured by `tests/benchmarks/scenes.py`; figures are in docs/degradations.md.
+"""
 
 import cv2
 import numpy as np
 
 _SIDE = 256  # pixels of the longer side of the largest picture that is compared
-_LEVELS = 3  # each half as large as the one before: blur leaves the structure of the small ones
+_LEVELS = 3  # each half as large as the one before: blur and turns leave the structure of the small ones
 _BAND = 0.7, 4.0  # pixels, standard deviations: finer is noise, coarser is light and shade
 _BORDER = 4  # pixels: frames and black edges are alike in pictures of anything
 _SMALLEST = 14  # pixels of a side

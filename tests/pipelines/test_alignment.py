@@ -187,6 +187,15 @@ def test_fast_motion_is_no_cut(photo: np.ndarray, turn: float, zoom: float, data
     assert check_frames(noisy(frames[0]), [frames[1], frames[0]]) is None
 
 
+def test_turning_frames_are_no_cut() -> None:
+    """Of a turn by 8 degrees the smallest pictures alone tell."""
+    photo = PHOTOS[2]
+    laid = cv2.getRotationMatrix2D((220, 148), 8, 0.93)
+    moved = cv2.warpAffine(photo, laid, photo.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
+    frame, next_frame = (image[28:268, 60:380] for image in (photo, moved))
+    assert check_frames(frame, [frame, next_frame]) is None
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])
 def test_a_window_with_a_cut_is_refused(cut: int) -> None:
     before, after = (photo[:240, :320] for photo in PHOTOS[:2])
