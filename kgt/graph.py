@@ -21,11 +21,24 @@ class KeyGraph:
 
     indices: (W, N, K) int16. The first `counts[w, i]` entries of row (w, i) are the neighbours of node i, ascending;
         the rest is padding by node 0.
-    counts: (W, N) int16, min(k, eligible nodes).
+    counts: (W, N) int16, min(k, eligible nodes): at least 1.
+
+    Raises ValueError, naming the field, for a wrong shape or type and, on the CPU, for an index or count out of range
+    (on a GPU the check would wait for the device).
     """
 
     indices: Tensor
     counts: Tensor
+
+    def __post_init__(self) -> None:
+        for name, tensor, ndim in (("indices", self.indices, 3), ("counts", self.counts, 2)):
+            if tensor.dtype != torch.int16 or tensor.ndim != ndim:
+                raise ValueError(f"{name} must be int16 of {ndim} axes, not {tensor.dtype} {tuple(tensor.shape)}")
+        if self.indices.shape[:2] != self.counts.shape:
+            raise ValueError(f"counts must be {tuple(self.indices.shape[:2])}, not {tuple(self.counts.shape)}")
+        if self.indices.device.type == "cpu" and self.indices.numel() and not torch.compiler.is_compiling():
+            _check_range("indices", self.indices, 0, self.nodes - 1)
+            _check_range("counts", self.counts, 1, self.indices.shape[2])
 
     @property
     def nodes(self) -> int:
@@ -77,6 +90,12 @@ def draw_topk(seed: int, step: int, choices: Sequence[int] = RANDOM_TOPK) -> int
     """The neighbour count of one training step, uniform over `choices`: a function of its arguments alone."""
     digest = hashlib.blake2b(f"topk:{seed}:{step}".encode(), digest_size=8).digest()
     return choices[int.from_bytes(digest) % len(choices)]
+
+
+def _check_range(name: str, values: Tensor, least: int, most: int) -> None:
+    lowest, highest = (int(value) for value in values.aminmax())
+    if lowest < least or highest > most:
+        raise ValueError(f"{name} must lie in [{least}, {most}], not reach from {lowest} to {highest}")
 
 
 def _mean_of_eligible(vectors: Tensor, regions: Tensor | None) -> Tensor:

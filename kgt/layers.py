@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kgt.attention import attend
+from kgt.attention import key_graph_attention
 from kgt.config import KGTConfig, neighbours
 from kgt.graph import KeyGraph, key_graph
 from kgt.windows import Windows
@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, graph: KeyGraph, sides: tuple[int, int]) -> Tensor:
         """(W, N, C) → (W, N, C)."""
-        out = attend(*self.project(x), graph, self.logit_scale, self.position(sides))
+        out = key_graph_attention(*self.project(x), graph, self.logit_scale, self.position(sides))
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
-"""Attention over a Key-Graph: one file an implementation, one dispatcher."""
+"""Attention over a Key-Graph: one operator, one file an implementation, one dispatcher."""
 
-from kgt.attention.dispatch import Choice, attend, choose, forced
+from kgt.attention.dispatch import Choice, choose, forced
+from kgt.attention.operator import key_graph_attention
 
-__all__ = ["Choice", "attend", "choose", "forced"]
+__all__ = ["Choice", "choose", "forced", "key_graph_attention"]

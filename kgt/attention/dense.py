@@ -8,7 +8,7 @@ from kgt.graph import KeyGraph
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, scale: Tensor, bias: Tensor) -> Tensor:
-    """See `kgt.attention.attend`; `scale` (h,) is the exponentiated one. Memory W · h · N²; any float type."""
+    """See `key_graph_attention`; `scale` (h,) is the exponentiated one. Memory W · h · N²; any float type."""
     nodes = bias.flatten(1)[:, relative_index(bias.shape, bias.device)]  # (h, N, N)
     scores = scale[:, None, None] * (unit(q) @ unit(k).mT) + nodes
     scores = scores.masked_fill(~graph.mask()[:, None], -torch.inf)

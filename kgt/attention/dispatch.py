@@ -1,25 +1,17 @@
-"""Chooses the attention implementation, says why, and calls it."""
+"""Chooses the attention implementation, and says why."""
 
 import contextlib
-import math
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
 
-from kgt.attention.dense import dense_attention
-from kgt.attention.gather import gather_attention
-from kgt.attention.sparse import sparse_attention
 from kgt.errors import UserError
-from kgt.graph import KeyGraph
 from kgt.tasks import nearest
 
 Name = Literal["dense", "gather", "sparse"]
-IMPLEMENTATIONS = {"dense": dense_attention, "gather": gather_attention, "sparse": sparse_attention}
-MAX_LOGIT_SCALE = math.log(100.0)
 
 _SMALL = 64
 """Nodes up to which dense attention on the CPU is as fast once half of them are kept: measured, forward + backward, for
@@ -69,21 +61,3 @@ def choose(device: torch.device | str, dtype: torch.dtype, nodes: int, k: int) -
     if nodes <= _SMALL and 2 * k > nodes:
         return Choice("dense", f"keeps {min(k, nodes)} of only {nodes} nodes")
     return Choice("sparse", f"visits {min(k, nodes)} of {nodes} nodes on the CPU")
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, logit_scale: Tensor, bias: Tensor) -> Tensor:
-    """Cosine attention of every node over its neighbours in the graph alone.
-
-        score_ij = exp(min(s_h, ln 100)) · cos(q_i, k_j) + bias_h[position of i − position of j]
-
-    q, k, v: (W, h, N, d), W windows and h heads. logit_scale: (h,), the s_h above.
-    bias: (h, 2·rows − 1, 2·columns − 1) for windows of rows × columns = N nodes, the zero offset in its middle.
-
-    Returns (W, h, N, d) in q's type; narrower types than float32 are computed in float32.
-    """
-    implementation = IMPLEMENTATIONS[choose(q.device, q.dtype, graph.nodes, graph.indices.shape[2]).name]
-    wide = torch.promote_types(q.dtype, torch.float32)
-    with torch.autocast(q.device.type, enabled=False):
-        scale = logit_scale.to(wide).clamp(max=MAX_LOGIT_SCALE).exp()
-        out = implementation(q.to(wide), k.to(wide), v.to(wide), graph, scale, bias.to(wide))
-        return out.to(q.dtype)

@@ -8,7 +8,7 @@ from kgt.graph import KeyGraph
 
 
 def gather_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, scale: Tensor, bias: Tensor) -> Tensor:
-    """See `kgt.attention.attend`; `scale` (h,) is the exponentiated one. Memory W · h · N · k · d; any float type."""
+    """See `key_graph_attention`; `scale` (h,) is the exponentiated one. Memory W · h · N · k · d; any float type."""
     index = graph.indices.long()  # (W, N, K)
     relative = relative_index(bias.shape, bias.device).expand(len(index), -1, -1).gather(2, index)
     scores = torch.einsum("whnd,whnkd->whnk", unit(q), _rows(unit(k), index)) * scale[:, None, None]

@@ -28,7 +28,7 @@ _LANES = 16
 
 
 def sparse_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, scale: Tensor, bias: Tensor) -> Tensor:
-    """See `kgt.attention.attend`; `scale` (h,) is the exponentiated one. float32 alone."""
+    """See `key_graph_attention`; `scale` (h,) is the exponentiated one. float32 alone."""
     out, _ = _forward(q, k, v, graph.indices, graph.counts, scale, bias)
     return out
 

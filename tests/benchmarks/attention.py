@@ -14,7 +14,7 @@ import torch
 from harness import arguments, measure, report
 from torch import Tensor
 
-from kgt.attention import attend, forced
+from kgt.attention import forced, key_graph_attention
 from kgt.config import preset
 from kgt.graph import KeyGraph, key_graph
 from kgt.layers import Attention
@@ -40,7 +40,7 @@ def inputs(side: int, pixels: int) -> tuple[Tensor, list[Tensor]]:
 def forward(leaves: list[Tensor], graph: KeyGraph) -> Tensor:
     """One attention over the graph, gradients recorded."""
     q, k, v, scale, bias = leaves
-    return attend(q, k, v, graph, scale, bias)
+    return key_graph_attention(q, k, v, graph, scale, bias)
 
 
 def both(leaves: list[Tensor], graph: KeyGraph) -> Callable[[], object]:

@@ -1,4 +1,5 @@
 import math
+import re
 import threading
 from collections.abc import Iterator
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kgt.attention import attend, choose, forced
+from kgt.attention import choose, forced, key_graph_attention
 from kgt.attention.scores import relative_index
 from kgt.errors import UserError
 from kgt.graph import KeyGraph, key_graph
@@ -40,7 +41,7 @@ def problem(
 def attention(leaves: list[Tensor], graph: KeyGraph, name: str) -> Tensor:
     q, k, v, logit_scale, bias = leaves
     with forced(name):
-        return attend(q, k, v, graph, logit_scale, bias)
+        return key_graph_attention(q, k, v, graph, logit_scale, bias)
 
 
 def test_dense_is_the_formula() -> None:
@@ -227,3 +228,32 @@ def test_a_forced_choice_that_cannot_be_is_refused() -> None:
             choose("cpu", torch.float64, 64, 8)
         with pytest.raises(UserError, match="on the CPU alone, not on cuda"):
             choose("cuda", torch.float32, 64, 8)
+
+
+def test_arguments_that_do_not_fit_are_named() -> None:
+    leaves, graph = problem((3, 4), 5)
+    names = ("q", "k", "v", "logit_scale", "bias")
+    given = dict(zip(names, (leaf.detach() for leaf in leaves), strict=True))
+    q, bias = given["q"], given["bias"]
+    other = problem((4, 4), 5)[1]
+    for name, value, reason in (
+        ("q", q[0], "must be (windows, heads, nodes, channels)"),
+        ("q", q[:0], "must not be empty"),
+        ("q", q.int(), "floating"),
+        ("k", q[..., :3], "q's shape"),
+        ("k", q.double(), "q's type"),
+        ("v", q.to("meta"), "q's device"),
+        ("graph", other, "windows of 16 nodes, q of 3 windows of 12"),
+        ("logit_scale", torch.zeros(3), "one a head"),
+        ("logit_scale", torch.zeros(2, dtype=torch.int32), "floating"),
+        ("bias", bias[:1], "2·rows"),
+        ("bias", bias[:, 1:], "2·rows"),
+        ("bias", torch.zeros(2, 7, 7), "windows of 4 × 4 nodes, q has 12"),
+    ):
+        arguments = {**given, "graph": graph, name: value}
+        if (name, reason) == ("q", "floating"):
+            arguments |= {"k": value, "v": value}
+        else:
+            arguments |= {n: arguments["q"] for n in ("k", "v") if name == "q"}
+        with pytest.raises(ValueError, match=rf"^{name} .*{re.escape(reason)}"):
+            key_graph_attention(**arguments)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kgt import graph as graph_module
 from kgt.config import RANDOM_TOPK
-from kgt.graph import draw_topk, key_graph
+from kgt.graph import KeyGraph, draw_topk, key_graph
 from kgt.selection import _select_sorted, select_neighbours
 
 
@@ -127,6 +127,24 @@ def test_the_graph_is_a_constant() -> None:
     graph = key_graph(torch.randn(1, 9, 3, requires_grad=True), 4)
     assert not graph.indices.requires_grad
     assert graph.indices.dtype == graph.counts.dtype == torch.int16
+
+
+def test_a_graph_that_cannot_be_is_refused_by_the_name_of_its_field() -> None:
+    graph = key_graph(torch.randn(2, 12, 3), 4)
+    indices, counts = graph.indices, graph.counts
+    too_far, negative, none, too_many = indices.clone(), indices.clone(), counts.clone(), counts.clone()
+    too_far[1, 3, 2], negative[0, 0, 7], none[1, 1], too_many[0, 5] = 12, -1, 0, 9
+    for wrong, reason in (
+        ((too_far, counts), r"indices must lie in \[0, 11\], not reach from 0 to 12"),
+        ((negative, counts), "indices must lie"),
+        ((indices, none), r"counts must lie in \[1, 8\]"),
+        ((indices, too_many), "counts must lie"),
+        ((indices.int(), counts), "indices must be int16"),
+        ((indices, counts[:1]), "counts must be"),
+        ((indices[0], counts), "indices must be int16 of 3 axes"),
+    ):
+        with pytest.raises(ValueError, match=f"^{reason}"):
+            KeyGraph(*wrong)
 
 
 def test_drawn_topk_is_a_function_of_seed_and_step_with_the_papers_support() -> None:

@@ -73,9 +73,11 @@ def test_a_stage_makes_one_graph_for_all_its_layers(monkeypatch: pytest.MonkeyPa
     made, used = [], []
     original = layers_module.key_graph
     monkeypatch.setattr(layers_module, "key_graph", lambda *a, **b: made.append(original(*a, **b)) or made[-1])
-    attend = layers_module.attend
+    attend = layers_module.key_graph_attention
     monkeypatch.setattr(
-        layers_module, "attend", lambda q, k, v, graph, *a: used.append(graph) or attend(q, k, v, graph, *a)
+        layers_module,
+        "key_graph_attention",
+        lambda q, k, v, graph, *a: used.append(graph) or attend(q, k, v, graph, *a),
     )
     stage = randomised(Stage(8, 3, 2, CONFIG, shifted=True))
     stage(torch.randn(1, 8, 9, 6), 256)
