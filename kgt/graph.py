@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kgt.config import RANDOM_TOPK, Similarity
 from kgt.selection import select_neighbours
+from kgt.tiles import TiledGraph
 
 CHUNK = 1 << 22
 """Similarities that are held at once (float32: 16 MiB)."""
@@ -22,6 +23,7 @@ class KeyGraph:
     indices: (W, N, K) int16. The first `counts[w, i]` entries of row (w, i) are the neighbours of node i, ascending;
         the rest is padding by node 0.
     counts: (W, N) int16, min(k, eligible nodes): at least 1.
+    tiled: the same for the GPU kernels, which make it at every call where it is None.
 
     Raises ValueError, naming the field, for a wrong shape or type and, on the CPU, for an index or count out of range
     (on a GPU the check would wait for the device).
@@ -29,6 +31,7 @@ class KeyGraph:
 
     indices: Tensor
     counts: Tensor
+    tiled: TiledGraph | None = None
 
     def __post_init__(self) -> None:
         for name, tensor, ndim in (("indices", self.indices, 3), ("counts", self.counts, 2)):

@@ -47,7 +47,7 @@ def cost(config: KGTConfig, size: tuple[int, int], k: int | None = None, device:
         parameters = sum(parameter.numel() for parameter in KGT(config).parameters())
     nodes = Windows(*size, config.window).nodes
     k = config.topk if k is None else k
-    attention = choose(device, torch.float32, nodes, neighbours(k, nodes))
+    attention = choose(device, torch.float32, nodes, neighbours(k, nodes), config.dim // config.heads[0])
     parts = (_columnar if config.shape == "columnar" else _u)(config, size, k, attention.name)
     memory = _FLOAT * parameters + max(part.memory for part in parts)
     return Cost(parameters, sum(part.macs for part in parts), memory, attention)

@@ -8,15 +8,19 @@ from typing import Literal, get_args
 
 import torch
 
+from kgt import kernels
 from kgt.errors import UserError
 from kgt.tasks import nearest
 
-Name = Literal["dense", "gather", "sparse"]
+Name = Literal["dense", "gather", "sparse", "triton"]
 
 _SMALL = 64
 """Nodes up to which dense attention on the CPU is as fast once half of them are kept: measured, forward + backward, for
 4096 nodes and 6 heads of 30 channels on one thread, dense / sparse: 38 / 29 ms at N = 64 and k = 16, 39 / 40 at 32,
 39 / 52 at 64; with all nodes kept, 450 / 122 at N = 256 and 1985 / 801 at 1024 (tests/benchmarks/attention.py)."""
+
+_TRITON_WIDTH = 64
+"""Channels of the widest head that the Triton kernels are built for: wider ones would not stay in registers."""
 
 _forced: ContextVar[Name | None] = ContextVar("forced", default=None)
 
@@ -31,7 +35,10 @@ class Choice:
 
 @contextlib.contextmanager
 def forced(name: Name) -> Iterator[None]:
-    """Within this block (and this thread) every attention uses the implementation `name`."""
+    """Within this block (and this thread) every attention uses the implementation `name`.
+
+    What `torch.compile` or `torch.export` traces keeps what was forced at that time.
+    """
     if name not in get_args(Name):
         raise UserError(f"unknown attention '{name}': {nearest(name, get_args(Name))}")
     token = _forced.set(name)
@@ -41,23 +48,42 @@ def forced(name: Name) -> Iterator[None]:
         _forced.reset(token)
 
 
-def choose(device: torch.device | str, dtype: torch.dtype, nodes: int, k: int) -> Choice:
-    """The implementation for windows of `nodes` nodes that keep `k` neighbours each.
+@torch.compiler.assume_constant_result
+def _forced_name() -> Name | None:
+    return _forced.get()
+
+
+def choose(device: torch.device | str, dtype: torch.dtype, nodes: int, k: int, width: int) -> Choice:
+    """The implementation for windows of `nodes` nodes that keep `k` neighbours each, and heads of `width` channels.
 
     Raises UserError where a forced one cannot run.
     """
     kind = torch.device(device).type
-    name = _forced.get()
+    name = _forced_name()
     if name == "sparse" and kind != "cpu":
         raise UserError(f"attention 'sparse' runs on the CPU alone, not on {kind}: force 'dense' or none")
     if name == "sparse" and dtype == torch.float64:
         raise UserError("attention 'sparse' computes in float32: force 'dense' for float64")
+    obstacle = _obstacle_to_triton(device, dtype, width) if name == "triton" or kind != "cpu" else None
+    if name == "triton" and obstacle:
+        raise UserError(f"attention 'triton' cannot run here: {obstacle}; force another or none")
     if name:
         return Choice(name, "forced")
-    if kind != "cpu":
-        return Choice("dense", f"the only implementation for {kind}")
     if dtype == torch.float64:
         return Choice("dense", "float64 asks for the reference")
+    if kind != "cpu":
+        if obstacle:
+            return Choice("dense", f"'triton' cannot run: {obstacle}")
+        return Choice("triton", f"scores of {min(k, nodes)} of {nodes} nodes stay on the {kind} chip")
     if nodes <= _SMALL and 2 * k > nodes:
         return Choice("dense", f"keeps {min(k, nodes)} of only {nodes} nodes")
     return Choice("sparse", f"visits {min(k, nodes)} of {nodes} nodes on the CPU")
+
+
+def _obstacle_to_triton(device: torch.device | str, dtype: torch.dtype, width: int) -> str | None:
+    """Why the Triton kernels cannot run, in words; None where they can."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"its kernels do not compute in {dtype}"
+    if width > _TRITON_WIDTH:
+        return f"its kernels are for heads of up to {_TRITON_WIDTH} channels, not {width}"
+    return kernels.obstacle(device)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kgt.attention.dense import dense_attention
 from kgt.attention.dispatch import choose
+from kgt.attention.flash import flash_attention
 from kgt.attention.gather import gather_attention
 from kgt.attention.sparse import sparse_attention
 from kgt.graph import KeyGraph
@@ -24,22 +25,23 @@ def key_graph_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, logit_
         layout (W, N, h, d), that of a linear projection. logit_scale: (h,), the s_h above.
     bias: (h, 2·rows − 1, 2·columns − 1) for windows of rows × columns = N nodes, the zero offset in its middle.
 
-    Returns (W, h, N, d) in q's type. All five have gradients. Narrower types than float32 are computed in float32;
-    autocast has no say.
+    Returns (W, h, N, d) in q's type. All five have gradients. Narrower types than float32 are computed in float32,
+    by 'triton' with products of the narrow type; autocast has no say.
 
     Finite inputs give finite results while their squares sum to finite float32 numbers. A node that is not finite
-    makes its own row NaN, and in its window and head any row may follow (masked products are 0 · NaN); other windows
-    and heads never do.
+    makes its own row so, and in its window and head any row may follow (what is masked is multiplied by zero); other
+    windows and heads never do.
 
     Raises ValueError, naming the argument, for a shape, type or device that does not fit.
     """
     _check(q, k, v, graph, logit_scale, bias)
-    implementation = _IMPLEMENTATIONS[choose(q.device, q.dtype, graph.nodes, graph.indices.shape[2]).name]
+    name = choose(q.device, q.dtype, graph.nodes, graph.indices.shape[2], q.shape[3]).name
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
-        scale = logit_scale.to(wide).clamp(max=MAX_LOGIT_SCALE).exp()
-        out = implementation(q.to(wide), k.to(wide), v.to(wide), graph, scale, bias.to(wide))
-        return out.to(q.dtype)
+        scale, bias = logit_scale.to(wide).clamp(max=MAX_LOGIT_SCALE).exp(), bias.to(wide)
+        if name == "triton":
+            return flash_attention(q, k, v, graph, scale, bias)
+        return _IMPLEMENTATIONS[name](q.to(wide), k.to(wide), v.to(wide), graph, scale, bias).to(q.dtype)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, logit_scale: Tensor, bias: Tensor) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kgt import kernels
 from kgt.attention import choose, forced, key_graph_attention
 from kgt.attention.scores import relative_index
 from kgt.errors import UserError
@@ -208,26 +209,46 @@ def test_low_precision_is_computed_in_float32(name: str) -> None:
     assert (out.double() - exact).abs().max() <= 1e-2 * exact.abs().max()
 
 
-def test_the_dispatcher_says_what_it_chose_and_why() -> None:
-    assert choose("cpu", torch.float32, 1024, 64).name == "sparse"
-    assert "64 of 1024" in choose("cpu", torch.float32, 1024, 64).reason
-    assert choose("cpu", torch.float64, 1024, 64).name == "dense"
-    assert [choose("cpu", torch.float32, 64, k).name for k in (8, 32, 33, 64)] == ["sparse", "sparse", "dense", "dense"]
-    assert choose("cpu", torch.float32, 256, 256).name == "sparse"
-    assert choose("cuda", torch.float32, 1024, 64).name == "dense"
+def test_the_dispatcher_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose("cpu", torch.float32, 1024, 64, 30).name == "sparse"
+    assert "64 of 1024" in choose("cpu", torch.float32, 1024, 64, 30).reason
+    assert choose("cpu", torch.float64, 1024, 64, 30).name == "dense"
+    assert [choose("cpu", torch.float32, 64, k, 30).name for k in (8, 32, 33, 64)] == [*["sparse"] * 2, *["dense"] * 2]
+    assert choose("cpu", torch.float32, 256, 256, 30).name == "sparse"
     with forced("gather"):
-        assert choose("cpu", torch.float32, 1024, 64).reason == "forced"
-    assert choose("cpu", torch.float32, 1024, 64).name == "sparse"
+        assert choose("cpu", torch.float32, 1024, 64, 30).reason == "forced"
+    assert choose("cpu", torch.float32, 1024, 64, 30).name == "sparse"
 
 
-def test_a_forced_choice_that_cannot_be_is_refused() -> None:
+def test_a_gpu_gets_the_triton_kernels_where_they_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_INSTALLED", True)
+    assert choose("cuda", torch.bfloat16, 1024, 64, 64).name == "triton"
+    for dtype, width, reason in ((torch.float64, 32, "float64"), (torch.float32, 65, "up to 64 channels, not 65")):
+        choice = choose("cuda", dtype, 1024, 64, width)
+        assert choice.name == "dense"
+        assert reason in choice.reason
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "capability 8.0" in choose("cuda", torch.float32, 1024, 64, 32).reason
+    monkeypatch.setattr(kernels, "_INSTALLED", False)
+    assert "not installed" in choose("cuda", torch.float32, 1024, 64, 32).reason
+
+
+def test_a_forced_choice_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="unknown attention 'sparce': did you mean 'sparse'"), forced("sparce"):
         pass
     with forced("sparse"):
         with pytest.raises(UserError, match="force 'dense' for float64"):
-            choose("cpu", torch.float64, 64, 8)
+            choose("cpu", torch.float64, 64, 8, 32)
         with pytest.raises(UserError, match="on the CPU alone, not on cuda"):
-            choose("cuda", torch.float32, 64, 8)
+            choose("cuda", torch.float32, 64, 8, 32)
+    monkeypatch.setattr(kernels, "_INSTALLED", True)
+    leaves, graph = problem((3, 4), 5)
+    with pytest.raises(UserError, match="'triton' cannot run here: Triton does not run on cpu"):
+        attention(leaves, graph, "triton")
+    monkeypatch.setattr(kernels, "_INSTALLED", False)
+    with pytest.raises(UserError, match="'triton' cannot run here: Triton is not installed"):
+        attention(leaves, graph, "triton")
 
 
 def test_arguments_that_do_not_fit_are_named() -> None:
