@@ -1,4 +1,7 @@
-"""Exact top-k of similarity rows with ties to the lower index: a numba kernel on CPU, a stable sort elsewhere."""
+"""Exact top-k of similarity rows with ties to the lower index.
+
+In numba on the CPU, fused with the similarities in Triton on a GPU, and by a stable sort elsewhere.
+"""
 
 import numpy as np
 import torch
@@ -6,9 +9,13 @@ from numba import njit
 from torch import Tensor
 
 from kgt.threads import run_tasks
+from kgt.tiles import TILE, row_words
 
 ROW_MULTIPLE = 8
 """Rows of neighbour indices are padded to a multiple of this, for the sake of vector loads."""
+
+_ROWS, _CHUNK, _KEPT = 16, 256, 4
+"""Of a program of `select_fused`: rows, columns of a chunk, and how many chunks of keys stay in registers."""
 
 _INELIGIBLE, _ITSELF = -(1 << 31), (1 << 31) - 1
 """Keys below and above those of every finite similarity."""
@@ -24,6 +31,54 @@ def select_neighbours(similarity: Tensor, k: int, regions: Tensor | None = None)
     if similarity.device.type == "cpu":
         return _select_cpu(similarity, k, regions)
     return _select_sorted(similarity, k, regions)
+
+
+@torch.library.custom_op("kgt::select_fused", mutates_args=())
+def select_fused(vectors: Tensor, k: int, regions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`select_neighbours` of the similarities vectors · vectorsᵀ, which are never written to memory (Triton).
+
+    vectors: (W, N, C) float32. regions: (P, N), as in `kgt.graph.key_graph`.
+
+    Returns bits (W, N, words) int32, as in `kgt.tiles.TiledGraph`, indices (W, N, K) int16 and counts (W, N) int16.
+    """
+    from kgt.kernels.selection import select
+    from kgt.kernels.tiles import list_neighbours
+
+    windows, nodes, channels = vectors.shape
+    bits, indices, counts = _empty_selection(vectors, k)
+    indices.zero_()
+    members = None if regions is None else regions.to(torch.int32).contiguous()
+    words, chunk = bits.shape[2], min(_CHUNK, max(TILE, 1 << (nodes - 1).bit_length()))
+    chunks = -(-nodes // chunk)
+    with torch.cuda.device_of(vectors):
+        select[(windows * -(-nodes // _ROWS),)](
+            *(vectors.contiguous(), members, bits, counts, k, nodes, channels, words),
+            1 if members is None else len(members),
+            ROWS=_ROWS,
+            CHUNK=chunk,
+            KEPT=chunks if chunks <= _KEPT else 0,
+            num_warps=chunk // 32,
+            num_stages=1,
+        )
+        listed = 1 << (words - 1).bit_length()
+        list_neighbours[(windows * nodes,)](
+            *(bits, indices, indices.shape[2], words), WORDS=listed, num_warps=max(1, listed // 32)
+        )
+    return bits, indices, counts
+
+
+@select_fused.register_fake
+def _(vectors: Tensor, k: int, regions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_selection(vectors, k)
+
+
+def _empty_selection(vectors: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    windows, nodes, _ = vectors.shape
+    return (
+        vectors.new_empty(windows, nodes, row_words(nodes), dtype=torch.int32),
+        vectors.new_empty(windows, nodes, row_length(k, nodes), dtype=torch.int16),
+        vectors.new_empty(windows, nodes, dtype=torch.int16),
+    )
 
 
 def row_length(k: int, nodes: int) -> int:

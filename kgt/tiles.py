@@ -13,14 +13,21 @@ TILE = 64
 class Tiles:
     """What the rows of a graph visit, tile by tile; rows are queries or, in the transposed graph, keys.
 
-    bits: (W, N, words) int32, words as in `row_words`: bit c % 32 of word c // 32 of a row tells whether it visits c.
+    bits: (W, N, words) int32, words as in `row_words`: bit c % 32 of word c // 32 of a row tells whether it visits
+        column c. Rows and columns are nodes, or, where the rest is there:
+    order: (W, N) int16, the node of every row.
+    union: (W, tiles, N) int16, the node of every column: ascending, what any row of the tile visits.
+    sizes: (W, tiles) int32, how many these are.
     """
 
     bits: Tensor
+    order: Tensor | None = None
+    union: Tensor | None = None
+    sizes: Tensor | None = None
 
     def tensors(self) -> list[Tensor]:
-        """The fields, for an operator's arguments."""
-        return [self.bits]
+        """The fields that are there, for an operator's arguments."""
+        return [x for x in (self.bits, self.order, self.union, self.sizes) if x is not None]
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,22 @@ class TiledGraph:
     queries: Tiles
     keys: Tiles | None
 
+    def overlap(self) -> float:
+        """The mean share of a window's nodes that a tile of queries visits: 1 where tiles do not gather."""
+        return 1.0 if self.queries.sizes is None else self.queries.sizes.float().mean().item() / self.bits.shape[1]
 
-def tile_graph(indices: Tensor, valid: Tensor) -> TiledGraph:
-    """For a graph of (W, N, K) `indices`, those that are `valid`."""
-    bits = pack_bits(indices, valid)
-    keys = Tiles(transposed(bits)) if torch.is_grad_enabled() else None
-    return TiledGraph(bits, Tiles(bits), keys)
+
+def tile_graph(bits: Tensor, order: Tensor | None = None, *, backward: bool = True) -> TiledGraph:
+    """Of the graph with those `bits`.
+
+    order: (W, N) int16; tiles of nodes in this order gather what they visit. None: tiles walk all nodes as they are.
+    backward: whether gradients will be wanted.
+    """
+    keys = Tiles(transposed(bits)) if backward else None
+    if order is None:
+        return TiledGraph(bits, Tiles(bits), keys)
+    queries = Tiles(*_gathered(bits, order))
+    return TiledGraph(bits, queries, keys and Tiles(*_gathered(keys.bits, order)))
 
 
 def row_words(nodes: int) -> int:
@@ -71,4 +88,50 @@ def transposed(bits: Tensor) -> Tensor:
 
 @transposed.register_fake
 def _(bits):
+    return torch.empty_like(bits)
+
+
+def _gathered(bits: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The fields of `Tiles` for rows in that order."""
+    return _gather_bits(bits, order, *(united := _unite(bits, order))), order, *united
+
+
+@torch.library.custom_op("kgt::unite", mutates_args=())
+def _unite(bits: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Union and sizes, as in `Tiles`."""
+    from kgt.kernels.tiles import unite
+
+    nodes, words = bits.shape[1:]
+    union, sizes = _empty_union(bits)
+    with torch.cuda.device_of(bits):
+        unite[(sizes.numel(),)](
+            *(bits, order, union, sizes, nodes, words), TILE=TILE, WORDS=1 << (words - 1).bit_length()
+        )
+    return union, sizes
+
+
+@_unite.register_fake
+def _(bits, order):
+    return _empty_union(bits)
+
+
+def _empty_union(bits: Tensor) -> tuple[Tensor, Tensor]:
+    windows, nodes, _ = bits.shape
+    tiles = -(-nodes // TILE)
+    return bits.new_empty(windows, tiles, nodes, dtype=torch.int16), bits.new_empty(windows, tiles)
+
+
+@torch.library.custom_op("kgt::gather_bits", mutates_args=())
+def _gather_bits(bits: Tensor, order: Tensor, union: Tensor, sizes: Tensor) -> Tensor:
+    """Bits in the rows' order and the columns of their union, as in `Tiles`."""
+    from kgt.kernels.tiles import gather_bits
+
+    out = torch.empty_like(bits)
+    with torch.cuda.device_of(bits):
+        gather_bits[sizes.numel(), bits.shape[2]](bits, order, union, sizes, out, *bits.shape[1:], TILE=TILE)
+    return out
+
+
+@_gather_bits.register_fake
+def _(bits, order, union, sizes):
     return torch.empty_like(bits)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kgt.attention.scores import NORM_EPSILON
 from kgt.graph import KeyGraph
-from kgt.tiles import TILE, tile_graph, transposed
+from kgt.tiles import TILE, pack_bits, tile_graph, transposed
 
 _BIAS_PROGRAMS = 1024
 """Programs that the gradient of the bias is split into, about: enough for a large GPU, few enough for their memory."""
@@ -29,7 +29,7 @@ _STAGES = 2
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, scale: Tensor, bias: Tensor) -> Tensor:
     """See `key_graph_attention`; `scale` (h,) is the exponentiated one. scale and bias float32."""
-    tiled = graph.tiled or tile_graph(graph.indices, graph.valid())
+    tiled = graph.tiled or tile_graph(pack_bits(graph.indices, graph.valid()))
     keys = tiled.keys.tensors() if tiled.keys else []
     return _forward(q, k, v, scale, bias, tiled.bits, tiled.queries.tensors(), keys)[0]
 
@@ -127,7 +127,7 @@ def _backward(
             WIDTH=q.shape[3],
             PADDED=_widths(q)["PADDED"],
             BLOCK=block,
-            num_stages=_STAGES,
+            num_stages=_STAGES + 1,
         )
     return dq, dk, dv, dscale.sum((0, 2)), dbias.sum(0)
 

@@ -102,7 +102,11 @@ def query_gradients(
     heads, nodes, columns, words,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr, PADDED: tl.constexpr, GATHER: tl.constexpr,
 ):  # fmt: skip
-    """dq, delta = do · o, and the program's part of dscale, of some queries."""
+    """dq, delta = do · o, and the program's part of dscale, of some queries.
+
+    o is rounded, so the ds of a row do not add up to zero as they must, and over many rows that adds up. What is left
+    corrects delta, for the kernels after this one, and dscale; in dq it is as small as the rounding of dq itself.
+    """
     parts = tl.cdiv(nodes, ROWS)
     part, head = tl.program_id(0) % parts, tl.program_id(0) // parts
     window, h = (head // heads).to(tl.int64), head % heads
@@ -114,11 +118,13 @@ def query_gradients(
     grads = load_rows(grad + window * grad_w + h * grad_h, i, grad_n, WIDTH, PADDED)
     outs = load_rows(out + window * out_w + h * out_h, i, out_n, OUT, PADDED)
     through = tl.sum(outs.to(tl.float32) * grads.to(tl.float32), 1)
-    tl.store(delta + flat + i, through, mask=inside)
     inverse = tl.load(q_inverse + flat + i)
     factor = inverse * (tl.load(scale + h) * LOG2E)
     shift = tl.load(lse + flat + i)
     acc = tl.zeros([ROWS, PADDED], tl.float32)
+    excess = tl.zeros([ROWS], tl.float32)
+    mean_cosine = tl.zeros([ROWS], tl.float32)
+    turn = tl.zeros([ROWS], tl.float32)
     size = nodes
     if GATHER:
         tile = window * tl.cdiv(nodes, TILE) + part * ROWS // TILE
@@ -130,15 +136,20 @@ def query_gradients(
         values = load_rows(v + window * v_w + h * v_h, j, v_n, WIDTH, PADDED)
         key_inverse = tl.load(k_inverse + flat + j)[None, :]
         offset = tl.load(row_bias[:, None] - place(j, columns)[None, :])
-        scores = product(queries, tl.trans(keys)) * key_inverse * factor[:, None] + offset * LOG2E
+        cosines = product(queries, tl.trans(keys)) * key_inverse  # but for the query's length
+        scores = cosines * factor[:, None] + offset * LOG2E
         weights = tl.where(visited(row_bits, start), tl.exp2(scores - shift[:, None]), 0.0)
         dscores = weights * (product(grads, tl.trans(values)) - through[:, None])
+        excess += tl.sum(dscores, 1)
+        mean_cosine += tl.sum(weights * cosines, 1)
+        turn += tl.sum(dscores * cosines, 1)
         acc = product(narrow(dscores * key_inverse, keys.dtype), keys, acc)
     unit = queries.to(tl.float32) * inverse[:, None]
-    gradient, along = through_norm(acc, unit, inverse)
-    gradient *= tl.load(scale + h)
+    gradient = through_norm(acc, unit, inverse) * tl.load(scale + h)
     store_rows(dq + window * dq_w + h * dq_h, i, dq_n, gradient, inside, OUT, PADDED)
-    tl.store(dscale + head.to(tl.int64) * parts + part, tl.sum(tl.where(inside, along, 0.0), 0))
+    tl.store(delta + flat + i, through + excess, mask=inside)
+    turn = (turn - excess * mean_cosine) * inverse
+    tl.store(dscale + head.to(tl.int64) * parts + part, tl.sum(tl.where(inside, turn, 0.0), 0))
 
 
 @triton.jit
@@ -179,7 +190,6 @@ def key_gradients(
         acc_v = product(narrow(weights, grads.dtype), grads, acc_v)
         dscores = weights * (product(values, tl.trans(grads)) - tl.load(delta + flat + i)[None, :])
         acc_k = product(narrow(dscores * query_inverse, queries.dtype), queries, acc_k)
-    gradient, _ = through_norm(acc_k, keys.to(tl.float32) * inverse[:, None], inverse)
-    gradient *= tl.load(scale + h)
+    gradient = through_norm(acc_k, keys.to(tl.float32) * inverse[:, None], inverse) * tl.load(scale + h)
     store_rows(dk + window * dk_w + h * dk_h, j, dk_n, gradient, inside, OUT, PADDED)
     store_rows(dv + window * dv_w + h * dv_h, j, dv_n, acc_v, inside, OUT, PADDED)

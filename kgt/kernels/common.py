@@ -58,6 +58,5 @@ def place(node, columns):
 
 @triton.jit
 def through_norm(gradient, unit, inverse):
-    """The gradient through x ↦ x / √(|x|² + ε): (g − x̂ (x̂ · g)) / √(|x|² + ε); and x̂ · g."""
-    along = tl.sum(unit * gradient, 1)
-    return (gradient - unit * along[:, None]) * inverse[:, None], along
+    """The gradient through x ↦ x / √(|x|² + ε): (g − x̂ (x̂ · g)) / √(|x|² + ε)."""
+    return (gradient - unit * tl.sum(unit * gradient, 1)[:, None]) * inverse[:, None]

@@ -14,6 +14,7 @@ from kgt.attention import forced, key_graph_attention
 from kgt.attention.flash import _forward
 from kgt.attention.scores import relative_index, unit
 from kgt.graph import KeyGraph, key_graph
+from kgt.ordering import bisection_order
 from kgt.tiles import pack_bits, tile_graph, transposed
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,7 +28,7 @@ def problem(
     *,
     dtype: torch.dtype = torch.float32,
     heads: int = 2,
-    windows: int = 2,
+    windows: int = 1,
     regions: Tensor | None = None,
 ) -> tuple[list[Tensor], KeyGraph]:
     """Leaves for q, k, v (views of one tensor, as a projection makes them), logit scale and bias, and a graph."""
@@ -67,7 +68,7 @@ def values_and_gradients(out: Tensor, leaves: list[Tensor], grad: Tensor) -> lis
 def compare(leaves: list[Tensor], graph: KeyGraph) -> None:
     """The kernels are at most twice as far from the float64 reference as rounded dense attention, gradients too.
 
-    Farther at all because softmax's backward takes do · o of the rounded output, as in every flash attention.
+    dq may be farther at all because it takes do · o of the rounded output, as in every flash attention.
     """
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     reference = attention(exact, graph, "dense")
@@ -84,7 +85,7 @@ def compare(leaves: list[Tensor], graph: KeyGraph) -> None:
 
 @pytest.mark.parametrize(
     ("sides", "k", "d"),
-    [((4, 7), 5, 30), ((8, 8), 16, 16), ((8, 9), 20, 32), ((1, 5), 9, 48), ((7, 3), 1, 64), ((1, 1), 1, 16)],
+    [((4, 7), 5, 30), ((4, 16), 16, 16), ((3, 24), 20, 32), ((1, 5), 9, 48), ((7, 3), 1, 64), ((1, 1), 1, 16)],
 )
 def test_float32_is_as_exact_as_dense(sides: tuple[int, int], k: int, d: int) -> None:
     compare(*problem(sides, k, d))
@@ -92,7 +93,7 @@ def test_float32_is_as_exact_as_dense(sides: tuple[int, int], k: int, d: int) ->
 
 @pytest.mark.parametrize(("dtype", "d"), [(torch.bfloat16, 30), (torch.float16, 64)])
 def test_narrow_types_are_as_exact_as_dense_in_the_same_type(dtype: torch.dtype, d: int) -> None:
-    compare(*problem((7, 10), 12, d, dtype=dtype))
+    compare(*problem((5, 14), 12, d, dtype=dtype, windows=2))
 
 
 @pytest.mark.slow
@@ -108,11 +109,21 @@ def test_regions_leave_rows_with_fewer_neighbours_than_k() -> None:
     compare(*problem((4, 7), 9, 30, regions=regions))
 
 
+@pytest.mark.parametrize(
+    ("sides", "k", "d", "dtype"), [((5, 14), 7, 16, torch.float32), ((3, 43), 12, 30, torch.bfloat16)]
+)
+def test_gathered_tiles_in_any_order_give_the_same(sides: tuple[int, int], k: int, d: int, dtype: torch.dtype) -> None:
+    leaves, graph = problem(sides, k, d, dtype=dtype)
+    order = torch.rand(1, graph.nodes, generator=torch.Generator().manual_seed(0)).argsort(1).to(DEVICE, torch.int16)
+    tiled = tile_graph(pack_bits(graph.indices, graph.valid()), order)
+    compare(leaves, KeyGraph(graph.indices, graph.counts, tiled))
+
+
 def test_bits_are_the_mask_and_transposed_its_transpose() -> None:
     _, graph = problem((7, 13), 20, 6)
     bits, mask = pack_bits(graph.indices, graph.valid()), graph.mask()
     for words, wanted in ((bits, mask), (transposed(bits), mask.mT)):
-        assert words.shape == (2, 91, 4)
+        assert words.shape == (1, 91, 4)
         unpacked = ((words[..., None] >> torch.arange(32, device=DEVICE)) & 1).flatten(2)
         assert torch.equal(unpacked[..., :91].bool(), wanted)
         assert not unpacked[..., 91:].any()
@@ -132,7 +143,7 @@ def test_all_neighbours_is_scaled_dot_product_attention() -> None:
 
 
 def test_heads_and_windows_are_independent_and_nodes_may_be_renamed() -> None:
-    leaves, graph = problem((4, 7), 5, 16)
+    leaves, graph = problem((4, 7), 5, 16, windows=2)
     q, k, v, logit_scale, bias = (leaf.detach() for leaf in leaves)
     out = attention([q, k, v, logit_scale, bias], graph)
     assert torch.equal(
@@ -155,13 +166,10 @@ def test_the_order_of_a_rows_neighbours_is_of_no_consequence() -> None:
 
 
 def test_two_runs_give_the_same_bits_with_a_prepared_graph_or_without() -> None:
-    leaves, graph = problem((4, 7), 5, 30, dtype=torch.bfloat16, windows=3)
-    with torch.no_grad():
-        inference = tile_graph(graph.indices, graph.valid())
-    assert inference.keys is None
-    prepared = [tile_graph(graph.indices, graph.valid()), inference]
+    leaves, graph = problem((4, 7), 5, 30, dtype=torch.bfloat16)
+    bits = pack_bits(graph.indices, graph.valid())
     runs = []
-    for tiled in (None, *prepared, None):
+    for tiled in (None, tile_graph(bits), tile_graph(bits, backward=False), None):
         out = attention(leaves, KeyGraph(graph.indices, graph.counts, tiled))
         runs.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
     assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
@@ -182,7 +190,7 @@ def test_any_memory_layout_gives_the_same_bits() -> None:
 def test_extreme_inputs_stay_finite() -> None:
     (q, k, v, _, bias), graph = problem((4, 4), 5, 16)
     ceiling = torch.full((2,), math.log(100), device=DEVICE)
-    for factor in (0.0, 1e-6, 1e6):
+    for factor in (0.0, 1e6):
         scaled = [(factor * x).detach().requires_grad_() for x in (q, k, v)]
         out = attention([*scaled, ceiling, bias], graph)
         assert torch.isfinite(out).all()
@@ -191,7 +199,7 @@ def test_extreme_inputs_stay_finite() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_stays_in_its_window_and_head(value: float) -> None:
-    leaves, graph = problem((4, 4), 5, 16)
+    leaves, graph = problem((4, 4), 5, 16, windows=2)
     clean = attention(leaves, graph)
     for x in leaves[:3]:
         changed = [y.detach().clone() for y in leaves]
@@ -204,10 +212,10 @@ def test_what_is_not_finite_stays_in_its_window_and_head(value: float) -> None:
 
 def test_the_operator_is_sound_for_torch() -> None:
     (q, k, v, scale, bias), graph = problem((2, 3), 3, 6)
-    tiled = tile_graph(graph.indices, graph.valid())
-    arguments = (q, k, v, scale, bias, tiled.bits, tiled.queries.tensors(), tiled.keys.tensors())
-    torch.library.opcheck(_forward, arguments)
-    torch.library.opcheck(torch.ops.kgt.transposed_bits.default, (tiled.bits,))
+    bits = pack_bits(graph.indices, graph.valid())
+    for tiled in (tile_graph(bits), tile_graph(bits, bisection_order(torch.rand(1, 6, 3, device=DEVICE), 64))):
+        arguments = (q, k, v, scale, bias, tiled.bits, tiled.queries.tensors(), tiled.keys.tensors())
+        torch.library.opcheck(_forward, arguments)
 
 
 class Attend(torch.nn.Module):

@@ -33,6 +33,10 @@ class Recorder:
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return lambda *arguments, **options: self.launches.append((arguments, options))
 
+    def distinct(self) -> list[tuple[tuple, dict[str, Any]]]:
+        """The launches that Triton would compile anew for."""
+        return list({repr(specialisation(self.kernel, *launch)): launch for launch in self.launches}.values())
+
 
 @dataclass(frozen=True)
 class Code:
@@ -45,8 +49,8 @@ class Code:
     tensor_core: str
 
 
-def compile_launch(kernel: Any, arguments: tuple, options: dict[str, Any], capability: int) -> Code:
-    """As Triton would at this launch on compute capability `capability` (90: sm_90)."""
+def specialisation(kernel: Any, arguments: tuple, options: dict[str, Any]) -> tuple[dict, dict, dict, dict]:
+    """Types, constants, alignments and compiler options of a launch: what Triton compiles a kernel anew for."""
     given = dict(zip(kernel.arg_names, arguments, strict=False)) | {
         name: value for name, value in options.items() if name in kernel.arg_names
     }
@@ -62,6 +66,12 @@ def compile_launch(kernel: Any, arguments: tuple, options: dict[str, Any], capab
             signature[name], aligned = ("fp32", False) if isinstance(value, float) else ("i32", value % 16 == 0)
         if aligned:
             attributes[place,] = [["tt.divisibility", 16]]
+    return signature, constants, attributes, compiler_options
+
+
+def compile_launch(kernel: Any, arguments: tuple, options: dict[str, Any], capability: int) -> Code:
+    """As Triton would at this launch on compute capability `capability` (90: sm_90)."""
+    signature, constants, attributes, compiler_options = specialisation(kernel, arguments, options)
     source = ASTSource(kernel, signature, constants, attributes)
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=compiler_options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
