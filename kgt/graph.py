@@ -12,15 +12,13 @@ from kgt import kernels
 from kgt.config import RANDOM_TOPK, Similarity
 from kgt.ordering import bisection_order
 from kgt.selection import select_fused, select_neighbours
-from kgt.tiles import TILE, TiledGraph, tile_graph
+from kgt.tiles import TILE, TiledGraph, tile_graph, worth_gathering
 
 CHUNK = 1 << 22
 """Similarities that are held at once (float32: 16 MiB)."""
 
-_GATHER_SHARE = 1 / 4
-"""Of a window's nodes: with more neighbours, tiles of 64 queries visit nearly all nodes, and gathering them gains
-nothing. On briefly trained features of clean / noisy (σ = 25) photographs they visited .34–.40 / .52–.54 of the nodes
-at k = N/16, .45–.51 / .65–.67 at N/8, .58–.64 / .78 at N/4 and .9 at N/2."""
+_REGIONS = -1, 4
+"""The first region's number and that after the last: padding, and a half-shifted window's four corners at most."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ def key_graph(
     features: (W, N, C) of any float type; similarities are accumulated in float32 (in bfloat16 nearly every row ties).
     k: neighbours of these N nodes (`kgt.config.neighbours` scales it); fewer where fewer are eligible.
     similarity: `centred`, the cosine after subtracting the mean over the eligible nodes; `cosine`; `dot` (the paper's).
-    regions: (P, N) integers for windows that repeat every P: nodes are eligible to each other where theirs agree and
-        are not negative. None: all are.
+    regions: (P, N) integers from −1 to 3, as in `kgt.windows.Windows.regions`, for windows that repeat every P: nodes
+        are eligible to each other where theirs agree and are not negative. None: all are.
 
     Ties go to the lower index. The result is a constant to autograd.
     """
@@ -102,7 +100,7 @@ def key_graph(
 def _fused(vectors: Tensor, k: int, regions: Tensor | None, backward: bool) -> KeyGraph:
     """By Triton kernels, with what the attention kernels need."""
     bits, indices, counts = select_fused(vectors, k, regions)
-    order = bisection_order(vectors, TILE) if k <= vectors.shape[1] * _GATHER_SHARE else None
+    order = bisection_order(vectors, TILE) if worth_gathering(vectors.shape[1], k) else None
     return KeyGraph(indices, counts, tile_graph(bits, order, backward=backward))
 
 
@@ -122,8 +120,8 @@ def _mean_of_eligible(vectors: Tensor, regions: Tensor | None) -> Tensor:
     """The mean over each node's region, so that padding and what lies across a wrap have no say. Broadcasts."""
     if regions is None:
         return vectors.mean(1, keepdim=True)
-    present = torch.unique(regions)
-    member = (regions[:, None, :] == present[:, None]).to(vectors.dtype)  # (P, R, N)
+    ids = torch.arange(*_REGIONS, device=regions.device)
+    member = (regions[:, None, :] == ids[:, None]).to(vectors.dtype)  # (P, R, N)
     grouped = vectors.unflatten(0, (-1, len(regions)))  # (B, P, N, C)
     means = (member @ grouped) / member.sum(-1, keepdim=True).clamp(min=1)
     return (member.mT @ means).flatten(0, 1)

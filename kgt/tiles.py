@@ -8,6 +8,8 @@ from torch import Tensor
 TILE = 64
 """Rows of a tile, and columns that a kernel visits at once."""
 
+_GATHER_SHARE = 1 / 4
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -58,6 +60,15 @@ def tile_graph(bits: Tensor, order: Tensor | None = None, *, backward: bool = Tr
         return TiledGraph(bits, Tiles(bits), keys)
     queries = Tiles(*_gathered(bits, order))
     return TiledGraph(bits, queries, keys and Tiles(*_gathered(keys.bits, order)))
+
+
+def worth_gathering(nodes: int, k: int) -> bool:
+    """Whether tiles of a graph of `k` neighbours a node, in an order of similar ones, visit few enough nodes to gather.
+
+    On briefly trained features of clean / noisy (σ = 25) photographs they visited .34–.40 / .52–.54 of the nodes at
+    k = N/16, .45–.51 / .65–.67 at N/8, .58–.64 / .78 at N/4 and .9 at N/2. One tile visits everything.
+    """
+    return nodes > TILE and k <= nodes * _GATHER_SHARE
 
 
 def row_words(nodes: int) -> int:

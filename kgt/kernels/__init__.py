@@ -9,6 +9,7 @@ _INSTALLED = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@torch.compiler.assume_constant_result
 def obstacle(device: torch.device | str) -> str | None:
     """Why Triton kernels cannot run on a device, in words; None where they can.
 

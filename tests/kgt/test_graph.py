@@ -123,6 +123,13 @@ def test_low_precision_features_are_compared_in_float32() -> None:
     assert graph.indices[0, 0, :3].tolist() == [0, 14, 15]
 
 
+@pytest.mark.parametrize("regions", [None, torch.tensor([[0] * 4 + [3] * 3 + [-1] * 2])])
+def test_the_constructor_compiles_without_a_break(regions: Tensor | None) -> None:
+    features = torch.randn(2, 9, 3)
+    compiled = torch.compile(lambda x: key_graph(x, 4, regions=regions), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(features).mask(), key_graph(features, 4, regions=regions).mask())
+
+
 def test_the_graph_is_a_constant() -> None:
     graph = key_graph(torch.randn(1, 9, 3, requires_grad=True), 4)
     assert not graph.indices.requires_grad

@@ -135,7 +135,8 @@ def test_the_operators_are_sound_for_torch() -> None:
 
 def test_the_constructor_compiles_without_a_break() -> None:
     features = torch.randn(1, 70, 8, device=DEVICE)
-    compiled = torch.compile(lambda x: key_graph(x, 9), fullgraph=True, backend="aot_eager")
-    found, wanted = compiled(features), key_graph(features, 9)
+    regions = torch.tensor([[0] * 40 + [1] * 30], device=DEVICE)
+    compiled = torch.compile(lambda x: key_graph(x, 9, regions=regions), fullgraph=True, backend="aot_eager")
+    found, wanted = compiled(features), key_graph(features, 9, regions=regions)
     assert torch.equal(found.indices, wanted.indices)
     assert torch.equal(found.tiled.queries.union[..., 0], wanted.tiled.queries.union[..., 0])
