@@ -58,6 +58,7 @@ def tile_graph(bits: Tensor, order: Tensor | None = None, *, backward: bool = Tr
     keys = Tiles(transposed(bits)) if backward else None
     if order is None:
         return TiledGraph(bits, Tiles(bits), keys)
+    order = order.contiguous()
     queries = Tiles(*_gathered(bits, order))
     return TiledGraph(bits, queries, keys and Tiles(*_gathered(keys.bits, order)))
 
@@ -93,7 +94,7 @@ def transposed(bits: Tensor) -> Tensor:
     windows, nodes, words = bits.shape
     out = torch.empty_like(bits)
     with torch.cuda.device_of(bits):
-        transpose[words, words, windows](bits, out, nodes, words)
+        transpose[windows, words, words](bits, out, nodes, words)
     return out
 
 

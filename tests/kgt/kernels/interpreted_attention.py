@@ -13,7 +13,9 @@ from torch import Tensor
 from kgt.attention import forced, key_graph_attention
 from kgt.attention.flash import _forward
 from kgt.attention.scores import relative_index, unit
+from kgt.config import KGTConfig
 from kgt.graph import KeyGraph, key_graph
+from kgt.layers import Stage
 from kgt.ordering import bisection_order
 from kgt.tiles import pack_bits, tile_graph, transposed
 
@@ -248,3 +250,18 @@ def test_autocast_has_no_say() -> None:
         assert torch.equal(out, wanted)
         found = torch.autograd.grad(out.sum(), leaves)
     assert all(g.dtype == torch.float32 and torch.isfinite(g).all() for g in found)
+
+
+def test_a_stage_of_the_model_is_that_of_the_reference() -> None:
+    torch.manual_seed(0)
+    config = KGTConfig("columnar", 12, (2,), (2,), window=4)
+    stage = Stage(12, 1, 2, config, shifted=True).to(DEVICE)
+    torch.nn.init.normal_(stage.layers[0].norm1.weight)
+    x = torch.randn(1, 12, 7, 5, device=DEVICE)
+    results = []
+    for name in ("triton", "dense"):
+        with forced(name):
+            out = stage(x, 256)
+        results.append([out, *torch.autograd.grad(out.square().sum(), list(stage.parameters()))])
+    for found, want in zip(*results, strict=True):
+        assert (found - want).norm() <= 1e-4 * want.norm() + 1e-6
