@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 TILE = 64
-"""Rows of a tile, and columns that a kernel visits at once."""
-
-_GATHER_SHARE = 1 / 4
+"""Rows of a tile: those that share a list of columns."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def worth_gathering(nodes: int, k: int) -> bool:
     On briefly trained features of clean / noisy (σ = 25) photographs they visited .34–.40 / .52–.54 of the nodes at
     k = N/16, .45–.51 / .65–.67 at N/8, .58–.64 / .78 at N/4 and .9 at N/2. One tile visits everything.
     """
-    return nodes > TILE and k <= nodes * _GATHER_SHARE
+    return nodes > TILE and 4 * k <= nodes
 
 
 def row_words(nodes: int) -> int:

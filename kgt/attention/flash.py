@@ -22,9 +22,8 @@ from kgt.tiles import TILE, pack_bits, tile_graph, transposed
 _BIAS_PROGRAMS = 1024
 """Programs that the gradient of the bias is split into, about: enough for a large GPU, few enough for their memory."""
 
-
-_STAGES = 2
-"""Steps that the kernels load ahead, counting the one at work."""
+_STAGES, _BIAS_STAGES = 2, 3
+"""Steps that are in flight at once. With two, the gradient of the bias spills registers at 16 channels."""
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, scale: Tensor, bias: Tensor) -> Tensor:
@@ -55,9 +54,7 @@ def _forward(
     q, k, v = (_rows_aligned(x) for x in (q, k, v))
     with torch.cuda.device_of(q):
         for x, inverse in ((q, q_inverse), (k, k_inverse)):
-            kernels.inverse_norms[_grid(q)](
-                x, inverse, *_strides(x), *q.shape[1:3], NORM_EPSILON, **_widths(q), num_stages=_STAGES
-            )
+            kernels.inverse_norms[_grid(q)](x, inverse, *_strides(x), *q.shape[1:3], NORM_EPSILON, **_widths(q))
         kernels.forward[_grid(q)](
             *(q, k, v, q_inverse, k_inverse, scale, bias.contiguous(), *_listed(queries), out, lse),
             *_strides(q, k, v, out),
@@ -108,8 +105,8 @@ def _backward(
             *sizes,
             **_widths(q),
             OUT=out.shape[3],
-            num_stages=_STAGES,
             GATHER=len(queries) > 1,
+            num_stages=_STAGES,
         )
         kernels.key_gradients[_grid(q)](
             *(*inputs, *_listed(keys), lse, grad, delta, dk, dv),
@@ -117,8 +114,8 @@ def _backward(
             *sizes,
             **_widths(q),
             OUT=out.shape[3],
-            num_stages=_STAGES,
             GATHER=len(keys) > 1,
+            num_stages=_STAGES,
         )
         bias_gradient[len(dbias), heads * rows](
             *(*inputs, bits, lse, grad, delta, dbias),
@@ -127,7 +124,7 @@ def _backward(
             WIDTH=q.shape[3],
             PADDED=_widths(q)["PADDED"],
             BLOCK=block,
-            num_stages=_STAGES + 1,
+            num_stages=_BIAS_STAGES,
         )
     return dq, dk, dv, dscale.sum((0, 2)), dbias.sum(0)
 

@@ -28,9 +28,9 @@ def key_graph_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, logit_
     Returns (W, h, N, d) in q's type. All five have gradients. Narrower types than float32 are computed in float32,
     by 'triton' with products of the narrow type; autocast has no say.
 
-    Finite inputs give finite results while their squares sum to finite float32 numbers. A node that is not finite
-    makes its own row so, and in its window and head any row may follow (what is masked is multiplied by zero); other
-    windows and heads never do.
+    Finite inputs give finite results while their squares sum to finite float32 numbers (and float16 gradients are in
+    its range). A node that is not finite makes its own row so, and in its window and head any row may follow (what is
+    masked is multiplied by zero); other windows and heads never do.
 
     Raises ValueError, naming the argument, for a shape, type or device that does not fit.
     """

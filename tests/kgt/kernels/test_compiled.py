@@ -1,7 +1,6 @@
 """Every kernel, as the model launches it, becomes sound machine code for sm_80 and sm_90; no GPU needed."""
 
 import platform
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from kgt import graph as graph_module
 from kgt import kernels
 from kgt.attention import forced, key_graph_attention
 from kgt.graph import KeyGraph, key_graph
+from kgt.tiles import TILE
 
 pytest.importorskip("triton", reason="triton is not installed")
 if platform.machine() != "x86_64":
@@ -26,7 +26,6 @@ LAUNCHED = {
 }
 ATTENTION = {*LAUNCHED[attention], *LAUNCHED[bias]}
 WITH_PRODUCTS = ATTENTION - {"inverse_norms"} | {"select"}
-SIDE = 32
 
 
 @pytest.fixture
@@ -43,12 +42,12 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
     return found
 
 
-def launch_attention(graph: KeyGraph, d: int, dtype: torch.dtype) -> None:
+def launch_attention(graph: KeyGraph, side: int, d: int, dtype: torch.dtype) -> None:
     """Forward and backward of six heads of a packed projection, as `kgt.layers.Attention` makes them."""
     windows, nodes = graph.counts.shape
     packed = torch.zeros(windows, nodes, 3, 6, d, dtype=dtype, requires_grad=True)
     q, k, v = (x.transpose(1, 2) for x in packed.unbind(2))
-    bias = torch.zeros(6, 2 * SIDE - 1, 2 * SIDE - 1, requires_grad=True)
+    bias = torch.zeros(6, 2 * side - 1, 2 * side - 1, requires_grad=True)
     with forced("triton"):
         key_graph_attention(q, k, v, graph, torch.zeros(6, requires_grad=True), bias).sum().backward()
 
@@ -64,7 +63,6 @@ def check(
     monkeypatch.undo()
     lines, faults = [f"\n{title}, sm_{capability}: registers, shared bytes, tensor-core instructions"], []
     for name, recorder in recorders.items():
-        assert recorder.launches, name
         for arguments, options in recorder.distinct():
             code = compile_launch(recorder.kernel, arguments, options, capability)
             label = f"{name}{' gathered' if options.get('GATHER') else ''}"
@@ -78,33 +76,32 @@ def check(
     assert not faults, faults
 
 
-def every(slow: Callable[[int, int, torch.dtype], bool]) -> list:
-    """Capability, head width and type: all of them, but the `slow` ones marked so."""
-    cases = [
-        (capability, d, dtype)
-        for capability in (90, 80)
-        for d in (16, 30, 32, 48, 64)
-        for dtype in (torch.bfloat16, torch.float16, torch.float32)
-    ]
-    return [pytest.param(*case, marks=pytest.mark.slow if slow(*case) else ()) for case in cases]
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+OFTEN = [(90, 30, BF16, 32), (80, 64, FP32, 32)]
+SELDOM = [
+    *((c, d, dtype, 32) for c in (90, 80) for d in (16, 30, 32, 48, 64) for dtype in (BF16, FP16, FP32)),
+    *((c, 32, dtype, side) for c in (90, 80) for dtype in (BF16, FP32) for side in (8, 64)),
+]
 
 
-OFTEN = {(90, 30, torch.bfloat16), (80, 64, torch.float32)}
-
-
-@pytest.mark.parametrize(("capability", "d", "dtype"), every(slow=lambda *case: case not in OFTEN))
+@pytest.mark.parametrize(
+    ("capability", "d", "dtype", "side"),
+    [*OFTEN, *(pytest.param(*case, marks=pytest.mark.slow) for case in SELDOM if case not in OFTEN)],
+)
 def test_attention_stays_in_registers_and_on_tensor_cores(
     recorders: dict[str, Recorder],
     capability: int,
     d: int,
     dtype: torch.dtype,
+    side: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    launch_attention(key_graph(torch.zeros(2, SIDE**2, 2), 64), d, dtype)  # which gathers
-    launch_attention(key_graph(torch.zeros(2, SIDE**2, 2), 512), d, dtype)
+    for k in (side**2 // 16, side**2 // 2):  # gathered, unless the window is one tile, and not
+        launch_attention(key_graph(torch.zeros(2, side**2, 2), k), side, d, dtype)
     recorders = {name: recorder for name, recorder in recorders.items() if name in ATTENTION}
-    check(recorders, capability, f"heads of {d} channels, {dtype}", monkeypatch, capsys)
+    assert all(recorder.launches for recorder in recorders.values())
+    check(recorders, capability, f"heads of {d} channels, windows of {side}², {dtype}", monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
@@ -125,4 +122,5 @@ def test_graph_construction_stays_in_registers_and_on_tensor_cores(
     for regions in (None, torch.zeros(1, nodes, dtype=torch.int8)):
         key_graph(torch.zeros(2, nodes, 180), nodes // 16, regions=regions)
     recorders = {name: recorder for name, recorder in recorders.items() if name not in ATTENTION}
+    assert nodes == TILE or all(recorder.launches for recorder in recorders.values())  # one tile gathers nothing
     check(recorders, capability, f"graphs of {nodes} nodes", monkeypatch, capsys)
