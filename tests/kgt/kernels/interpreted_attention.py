@@ -87,7 +87,7 @@ def compare(leaves: list[Tensor], graph: KeyGraph) -> None:
 
 @pytest.mark.parametrize(
     ("sides", "k", "d"),
-    [((4, 7), 5, 30), ((4, 16), 16, 16), ((3, 24), 20, 32), ((1, 5), 9, 48), ((7, 3), 1, 64), ((1, 1), 1, 16)],
+    [((4, 7), 5, 30), ((4, 8), 16, 16), ((2, 17), 20, 32), ((1, 5), 9, 48), ((7, 3), 1, 64), ((1, 1), 1, 16)],
 )
 def test_float32_is_as_exact_as_dense(sides: tuple[int, int], k: int, d: int) -> None:
     compare(*problem(sides, k, d))
@@ -95,7 +95,7 @@ def test_float32_is_as_exact_as_dense(sides: tuple[int, int], k: int, d: int) ->
 
 @pytest.mark.parametrize(("dtype", "d"), [(torch.bfloat16, 30), (torch.float16, 64)])
 def test_narrow_types_are_as_exact_as_dense_in_the_same_type(dtype: torch.dtype, d: int) -> None:
-    compare(*problem((5, 14), 12, d, dtype=dtype, windows=2))
+    compare(*problem((4, 9), 12, d, dtype=dtype, windows=2))
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_regions_leave_rows_with_fewer_neighbours_than_k() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sides", "k", "d", "dtype"), [((5, 14), 7, 16, torch.float32), ((3, 43), 12, 30, torch.bfloat16)]
+    ("sides", "k", "d", "dtype"), [((5, 14), 7, 16, torch.float32), ((2, 33), 12, 30, torch.bfloat16)]
 )
 def test_gathered_tiles_in_any_order_give_the_same(sides: tuple[int, int], k: int, d: int, dtype: torch.dtype) -> None:
     leaves, graph = problem(sides, k, d, dtype=dtype)
@@ -168,7 +168,7 @@ def test_the_order_of_a_rows_neighbours_is_of_no_consequence() -> None:
 
 
 def test_two_runs_give_the_same_bits_with_a_prepared_graph_or_without() -> None:
-    leaves, graph = problem((4, 7), 5, 30, dtype=torch.bfloat16)
+    leaves, graph = problem((3, 4), 5, 30, dtype=torch.bfloat16)
     bits = pack_bits(graph.indices, graph.valid())
     runs = []
     for tiled in (None, tile_graph(bits), tile_graph(bits, backward=False), None):
@@ -178,7 +178,7 @@ def test_two_runs_give_the_same_bits_with_a_prepared_graph_or_without() -> None:
 
 
 def test_any_memory_layout_gives_the_same_bits() -> None:
-    leaves, graph = problem((4, 7), 5, 16)
+    leaves, graph = problem((3, 4), 5, 16)
     out = attention(leaves, graph)
     grads = torch.autograd.grad(out.sum(), leaves)  # the gradient of a sum has stride zero
     for change in (lambda x: x.contiguous(), lambda x: x.mT.contiguous().mT, lambda x: x.repeat(1, 1, 1, 2)[..., :16]):
@@ -257,7 +257,7 @@ def test_a_stage_of_the_model_is_that_of_the_reference() -> None:
     config = KGTConfig("columnar", 12, (2,), (2,), window=4)
     stage = Stage(12, 1, 2, config, shifted=True).to(DEVICE)
     torch.nn.init.normal_(stage.layers[0].norm1.weight)
-    x = torch.randn(1, 12, 7, 5, device=DEVICE)
+    x = torch.randn(1, 12, 6, 4, device=DEVICE)
     results = []
     for name in ("triton", "dense"):
         with forced(name):
