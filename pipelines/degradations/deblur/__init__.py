@@ -30,7 +30,7 @@ class Settings:
     `object_size` its mean diameter in heights of the frame. kernel: `kernels`, a file or folder of them.
 
     `space`: whether encoded values are averaged, as GoPro's published pairs were made, or linear light, as a sensor
-    does; then highlights that the photograph clipped shine up to `highlight` times as bright. `shot` and `read` are
+    does; then what the photograph clipped to white shines up to `highlight` times as bright. `shot` and `read` are
     the noise of the exposure: variance shot·x + read² in linear light.
     """
 

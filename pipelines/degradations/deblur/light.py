@@ -9,22 +9,24 @@ from pipelines.degradations.values import Scalar
 _LEVELS = np.arange(256, dtype=np.float32)
 _ENCODED = _LEVELS / 255
 _LINEAR = srgb_to_linear(_ENCODED)
-_CLIPPED = np.clip((_LEVELS - 230) / 25, 0, 1) ** 2  # how likely a photograph's value hides a brighter light
+# How likely white of that level hides a brighter light. Lower levels are what they are: brightened here and not in the
+# target, they would teach to darken what never moved; white stays white in both.
+_CLIPPED = np.clip((_LEVELS - 253) / 2, 0, 1)
 
 
 def gather(image: np.ndarray, parameters: dict[str, Scalar]) -> np.ndarray:
     """The light of an image uint8 (H, W, 3) in the drawn `space`: float32 (H, W, 4), white 1, the last plane unused.
 
-    In linear light what the photograph clipped is up to `highlight` times as bright. (OpenCV is several times as fast
-    with four planes as with three.)
+    In linear light what the photograph clipped in all three colours is `highlight` times as bright. (OpenCV is several
+    times as fast with four planes as with three.)
     """
     rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     if parameters["space"] == "encoded":
         return cv2.LUT(rgba, _ENCODED)
     light = cv2.LUT(rgba, _LINEAR)
     if parameters["highlight"] > 1:
-        brightest = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
-        gain = cv2.LUT(brightest, 1 + np.float32(parameters["highlight"] - 1) * _CLIPPED)
+        darkest = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
+        gain = cv2.LUT(darkest, 1 + np.float32(parameters["highlight"] - 1) * _CLIPPED)
         light = cv2.multiply(light, cv2.merge([gain] * 4))
     return light
 
