@@ -1,4 +1,4 @@
-"""Given blur kernels: read from a file or folder, written as text that holds the kernel itself, and applied.
+"""Given blur kernels: as text that holds the kernel itself, and applied.
 
     kernel:<rows>x<columns>:<base64 of zlib of rows · columns little-endian uint16, the largest 65535>
 
@@ -8,25 +8,18 @@ A setting and a pair's record carry this text, so they mean the same on every ma
 import base64
 import binascii
 import re
-import zipfile
 import zlib
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from kgt.errors import UserError
+from pipelines.degradations.deblur.kernel_files import LONGEST_SIDE, MOST, check_count, check_form, load
 from pipelines.degradations.values import Choice, fixed
 
-MOST = 256
-LONGEST_SIDE = 129  # pixels
 _TEXT = re.compile(r"kernel:([1-9]\d{0,2})x([1-9]\d{0,2}):([A-Za-z0-9+/]+=*)", re.ASCII)
-# What NumPy, zip and Pillow raise on a file that is not what its name says.
-_DAMAGE = (OSError, EOFError, ValueError, SyntaxError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError)
-_GRAY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L")
 
 
 def read(raw: Any, name: str) -> Choice:
@@ -46,19 +39,15 @@ def read(raw: Any, name: str) -> Choice:
             decode(entry, name)
             texts.append(entry)
         else:
-            texts += [encode(kernel, f"{name}={where}") for where, kernel in _load(Path(entry).expanduser(), name)]
-    if not 0 < len(texts) <= MOST:
-        raise UserError(f"{name}: {len(texts)} kernels, 1 to {MOST} are allowed")
+            texts += [encode(kernel, f"{name}={where}") for where, kernel in load(entry, name)]
+    check_count(len(texts), name)
     return Choice(tuple(texts))
 
 
 def encode(kernel: np.ndarray, where: str = "kernel") -> str:
     """A kernel (h, w) as text, its values relative to the largest to 16 bits. Raises UserError, naming it `where`."""
-    if kernel.ndim != 2 or kernel.dtype.kind not in "buif":
-        raise UserError(f"{where}: a kernel is a 2-D array of numbers, not {kernel.ndim}-D of {kernel.dtype}")
+    check_form(kernel.shape, kernel.dtype, where)
     height, width = kernel.shape
-    if not 1 <= min(kernel.shape) <= max(kernel.shape) <= LONGEST_SIDE:
-        raise UserError(f"{where}: a kernel of {height}x{width}, sides of 1 to {LONGEST_SIDE} are allowed")
     kernel = kernel.astype(np.float64)
     if not np.isfinite(kernel).all() or kernel.min() < 0 or kernel.max() == 0:
         raise UserError(f"{where}: a kernel's values are finite, none below 0 and some above it")
@@ -110,43 +99,3 @@ def _levels(text: str) -> np.ndarray:
     except (binascii.Error, zlib.error):
         return nothing
     return np.frombuffer(levels, "<u2").reshape(height, width) if len(levels) == 2 * height * width else nothing
-
-
-def _load(path: Path, name: str) -> list[tuple[str, np.ndarray]]:
-    """Every kernel with the file that it came from. Raises UserError where there is none that can be read."""
-    if not path.exists():
-        raise UserError(f"{name}={path}: no such file or folder")
-    try:
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".png")
-            if not files:
-                raise UserError(f"{name}={path}: no PNG in that folder")
-            return [(str(file), _picture(file, name)) for file in files]
-        if path.suffix.lower() not in (".npy", ".npz"):
-            raise UserError(f"{name}={path}: a .npy or .npz file or a folder of PNGs is wanted")
-        return [(str(path), kernel) for kernel in _arrays(path)]
-    except UserError:
-        raise
-    except _DAMAGE as error:
-        if "allow_pickle" in str(error):
-            way = "np.savez(out, *np.load(file, allow_pickle=True).ravel())"
-            raise UserError(
-                f"{name}={path}: holds Python objects, which can run code and are not read; if you trust it: {way}"
-            ) from error
-        raise UserError(f"{name}: {path} cannot be read ({error})") from error
-
-
-def _arrays(path: Path) -> list[np.ndarray]:
-    loaded = np.load(path, allow_pickle=False)
-    arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[member] for member in loaded.files]
-    return [kernel for array in arrays for kernel in (array if array.ndim == 3 else [array])]
-
-
-def _picture(path: Path, name: str) -> np.ndarray:
-    with Image.open(path, formats=["PNG"]) as image:
-        if image.mode not in _GRAY_MODES:
-            raise UserError(f"{name}={path}: a grayscale PNG is wanted, this one is {image.mode}")
-        if max(image.size) > LONGEST_SIDE:
-            size = f"{image.height}x{image.width}"
-            raise UserError(f"{name}={path}: a kernel of {size}, sides of 1 to {LONGEST_SIDE} are allowed")
-        return np.asarray(image)

@@ -1,7 +1,9 @@
 """Given blur kernels: reading, the text that stands for them, the convolution."""
 
+import contextlib
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +122,24 @@ def saved(array: np.ndarray, **options: object) -> bytes:
     return file.getvalue()
 
 
+def header(shape: object) -> bytes:
+    """A .npy file's beginning, which promises doubles of that shape."""
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def packed(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+ONES, PICKLED = saved(np.ones((3, 3))), saved(np.array([None, {}]), allow_pickle=True)
+BOMB = header((60000, 60000)) + bytes(10_000_000)
+
+
 def png(mode: str, side: int = 3) -> bytes:
     file = io.BytesIO()
     Image.new(mode, (side, side), 1).save(file, "PNG")
@@ -138,10 +158,24 @@ def png(mode: str, side: int = 3) -> bytes:
         ("k.npy", saved(np.ones((2, 2), complex)), "k.npy: a kernel is a 2-D array of numbers, not 2-D of complex128"),
         ("k.npy", saved(np.ones((257, 2, 2))), "257 kernels, 1 to 256 are allowed"),
         ("k.npy", saved(np.ones((0, 2, 2))), "0 kernels, 1 to 256 are allowed"),
-        ("k.npy", saved(np.array([None, {}]), allow_pickle=True), "k.npy: holds Python objects"),
-        ("k.npy", saved(np.ones((9, 9)))[:150], "k.npy cannot be read ("),
-        ("k.npy", b"", "k.npy cannot be read ("),
+        ("k.npy", PICKLED, "k.npy: holds Python objects"),
+        ("k.npy", saved(np.ones((9, 9)))[:150], "k.npy is cut short: 22 of 648 bytes of numbers"),
+        ("k.npy", saved(np.ones((9, 9)))[:40], "k.npy is not a .npy file, or a damaged one"),
+        ("k.npy", b"", "k.npy is not a .npy file, or a damaged one"),
+        ("k.npy", b"This file needs allow_pickle", "k.npy is not a .npy file, or a damaged one"),
+        ("k.npy", header((2**21, 2**21)), "k.npy: a kernel of 2097152x2097152, sides of 1 to 129 are allowed"),
+        ("k.npy", header((2**70, 3, 3)), "1180591620717411303424 kernels, 1 to 256 are allowed"),
+        ("k.npy", header((2, -1, 3)), "k.npy: a kernel of -1x3, sides of 1 to 129 are allowed"),
+        ("k.npy", header("(" * 5000), "k.npy is not a .npy file, or a damaged one"),
+        ("k.npy", b"0" * 40_000_000, "k.npy: larger than 256 kernels can be ("),
         ("k.npz", b"PK\x03\x04 no archive", "k.npz cannot be read ("),
+        ("k.npz", packed({"notes.txt": b"text"}), "notes.txt is not a .npy file, or a damaged one"),
+        ("k.npz", packed({"a.npy": BOMB}), "a.npy: a kernel of 60000x60000, sides of 1 to 129 are allowed"),
+        ("k.npz", packed({"a.npy": bytes(40_000_000)}), "k.npz: unpacked larger than 256 kernels can be ("),
+        ("k.npz", packed({"a.npy": PICKLED}), "a.npy: holds Python objects, which can run code and are not read"),
+        ("k.npz", packed({"a.npy": ONES}, zipfile.ZIP_LZMA), "k.npz: packed as np.savez and np.savez_compressed never"),
+        ("k.npz", packed({"a.npy": ONES}).replace(b"\x00\x00\x08\x00", b"\x01\x00\x08\x00"), "is encrypted"),
+        ("k.npz", packed({}), "k.npz: 0 kernels, 1 to 256 are allowed"),
         ("k.txt", b"1 1 1", "k.txt: a .npy or .npz file or a folder of PNGs is wanted"),
         ("folder/k.png", png("RGB"), "folder/k.png: a grayscale PNG is wanted, this one is RGB"),
         ("folder/k.png", png("L", 130), "folder/k.png: a kernel of 130x130, sides of 1 to 129 are allowed"),
@@ -160,10 +194,41 @@ def test_mistakes_end_in_one_line(tmp_path: Path, name: str, content: bytes, mes
     assert "\n" not in str(error.value)
 
 
+def test_python_objects_are_converted_from_npy_files_only(tmp_path: Path) -> None:
+    """The line that converts is of no use on an archive: it is not shown there."""
+    (tmp_path / "k.npz").write_bytes(packed({"a.npy": PICKLED}))
+    with pytest.raises(UserError, match=r"are not read$"):
+        kernels.read(str(tmp_path / "k.npz"), "kernels")
+
+
+DAMAGED = st.sampled_from([("k.npy", ONES), ("k.npz", packed({"a.npy": ONES})), ("k.npz", packed({"a.npy": ONES}, 0))])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    file=DAMAGED,
+    changes=st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=3)), max_size=4),
+    length=st.integers(0, 400),
+)
+@pytest.mark.filterwarnings("ignore:Reading `.npy`")
+def test_damaged_files_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, file: tuple[str, bytes], changes: list[tuple[int, bytes]], length: int
+) -> None:
+    path, content = tmp_path_factory.getbasetemp() / file[0], bytearray(file[1])
+    for place, value in changes:
+        content[place : place + len(value)] = value
+    path.write_bytes(content[: max(length, len(content) - length)])
+    with contextlib.suppress(UserError):
+        assert kernels.read(str(path), "kernels").options
+
+
 NINE = kernels.encode(np.tri(3)).split(":")[2]
 
 
-@pytest.mark.parametrize("raw", [3, [], [""], {"a": 1}, None, "/no/such/file.npy", ["/no/such/folder/"]])
+NOWHERE = ("/no/such/file.npy", ["/no/such/folder/"], "~nobody-here/k.npy", "k\0.npy", "k" * 5000 + ".npy")
+
+
+@pytest.mark.parametrize("raw", [3, [], [""], {"a": 1}, None, *NOWHERE])
 def test_what_is_no_file_is_refused(raw: object) -> None:
     with pytest.raises(UserError, match=r"^tasks\.deblur\.kernels"):
         settings_of("deblur", {"kernels": raw})
