@@ -17,7 +17,7 @@ from kgt.errors import UserError
 from kgt.tasks import get_task
 from pipelines.crops import Places
 from pipelines.degradations import DEGRADATIONS, Crop, pair_rng, settings_of
-from pipelines.degradations.values import plain
+from pipelines.degradations.values import idle, plain
 from pipelines.shards import FORMAT
 from pipelines.survey import Image
 from pipelines.versions import ShardEntry, Split
@@ -124,8 +124,14 @@ def fingerprint(value: Any) -> str:
 
 
 def recipe_of(task: str, changes: dict[str, Any], **common: Any) -> Recipe:
-    """The task's recipe with the user's `tasks.<task>.*` changes. Raises UserError, also for too small a crop."""
-    settings = plain(settings_of(get_task(task).name, changes))
+    """The task's recipe with the user's `tasks.<task>.*` changes.
+
+    Raises UserError, also for too small a crop and for a change that has no effect.
+    """
+    chosen = settings_of(get_task(task).name, changes)
+    for reason in idle(chosen, changes):
+        raise UserError(f"tasks.{task}.{reason}: leave it out")
+    settings = plain(chosen)
     if common["paired"]:
         settings = {name: settings[name] for name in OF_GIVEN.get(task, ())}
     recipe = Recipe(task, settings, **common)

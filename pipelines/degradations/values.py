@@ -44,6 +44,11 @@ class Choice:
         shares = np.cumsum(self.weights)
         return self.options[int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))]
 
+    def drawable(self) -> list[Scalar]:
+        """The options whose weight is not 0."""
+        weights = self.weights or (1.0,) * len(self.options)
+        return [option for option, weight in zip(self.options, weights, strict=True) if weight > 0]
+
     def plain(self) -> Any:
         """As the user writes it, for JSON."""
         if self.weights is not None:
@@ -134,8 +139,8 @@ class Kind:
             weights = {self.scalar(self._option(key), name): weight for key, weight in raw.items()}
             weight_kind = Kind(low=0)
             checked = tuple(float(weight_kind.scalar(w, f"{name}.{option}")) for option, w in weights.items())
-            if not sum(checked) > 0:
-                raise UserError(f"{name}: a choice with weights needs one weight above 0")
+            if not 0 < sum(checked) < math.inf:
+                raise UserError(f"{name}: a choice with weights needs one weight above 0, and a finite sum of them")
             return Choice(tuple(weights), checked)
         if isinstance(raw, (list, tuple)):
             if not raw:
@@ -187,6 +192,18 @@ def draw(settings: Any, rng: np.random.Generator) -> dict[str, Scalar]:
     """One pair's parameters: every setting drawn once, in the order they are declared; then those that count."""
     drawn = {field.name: getattr(settings, field.name).draw(rng) for field in dataclasses.fields(settings)}
     return {name: value for name, value in drawn.items() if name not in _without_effect(settings, drawn)}
+
+
+def idle(settings: Any, names: Collection[str]) -> list[str]:
+    """Of the settings `names`, those that no draw makes count: each with why, such as `sigma has no effect with …`."""
+    reasons = []
+    for field in dataclasses.fields(settings):
+        if field.name in names and "when" in field.metadata:
+            condition, value = field.metadata["when"]
+            if value not in getattr(settings, condition).drawable():
+                written = ",".join(map(_written, getattr(settings, condition).drawable()))
+                reasons.append(f"{field.name} has no effect with {condition}={written}")
+    return reasons
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kgt.errors import UserError
 from kgt.tasks import TASKS
+from pipelines.degradations.deblur.kernels import encode
 from pipelines.plan import Part, PlannedShard, Recipe, identity, plan, recipe_of, renewed, split_images
 from pipelines.sources import Source
 from pipelines.survey import Image, digest_of
@@ -194,3 +195,16 @@ def test_identity_is_that_of_recipe_and_sources() -> None:
 def test_crops_too_small_to_be_of_use() -> None:
     with pytest.raises(UserError, match="crop=31 is too small for jpeg"):
         recipe(crop=31)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"kernels": encode(np.ones((1, 1)))}, "kernels has no effect with blur=shake"),
+        ({"blur": "video", "path": 20}, "path has no effect with blur=video"),
+        ({"space": "encoded", "highlight": 2}, "highlight has no effect with space=encoded"),
+    ],
+)
+def test_a_setting_that_cannot_count_is_refused(changes: dict, reason: str) -> None:
+    with pytest.raises(UserError, match=rf"^tasks\.deblur\.{reason}: leave it out$"):
+        recipe_of("deblur", changes, **COMMON)

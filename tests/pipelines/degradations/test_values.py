@@ -16,11 +16,13 @@ from pipelines.degradations.values import (
     draw,
     each,
     fixed,
+    idle,
     numbers,
     override,
     plain,
     special,
     truth,
+    when,
     words,
 )
 
@@ -31,6 +33,12 @@ class Settings:
     gain: Values = field(default=Range(0.01, 1.0, log=True), metadata=numbers(1e-6, 10, log=True))
     kind: Values = field(default=Choice(("rain", "snow")), metadata=words("rain", "snow"))
     gray: Values = field(default=fixed(False), metadata=truth())
+
+
+@dataclass(frozen=True)
+class Conditional:
+    noise: Values = field(default=Choice(("gaussian", "camera")), metadata=words("gaussian", "camera", "none"))
+    sigma: Values = field(default=Range(0.0, 50.0), metadata=numbers(0, 255) | when("noise", "gaussian"))
 
 
 def split(raw: object, name: str) -> Choice:
@@ -107,7 +115,14 @@ def test_fixed_values_take_no_randomness() -> None:
         ({"quality": []}, "tasks.jpeg.quality=[]: a choice needs at least one value"),
         ({"quality": {"min": 40, "max": 10}}, "tasks.jpeg.quality: min 40 is above max 10"),
         ({"quality": {"min": 0, "max": 10}}, "tasks.jpeg.quality.min=0: out of range, 1 to 100 is allowed"),
-        ({"quality": {10: 0}}, "tasks.jpeg.quality: a choice with weights needs one weight above 0"),
+        (
+            {"quality": {10: 0}},
+            "tasks.jpeg.quality: a choice with weights needs one weight above 0, and a finite sum of them",
+        ),
+        (
+            {"quality": {10: 1e308, 20: 1e308}},
+            "tasks.jpeg.quality: a choice with weights needs one weight above 0, and a finite sum of them",
+        ),
         ({"gain": float("nan")}, "tasks.jpeg.gain=nan: a number is wanted"),
         ({"kind": "rian"}, "tasks.jpeg.kind=rian: did you mean 'rain'?"),
         ({"kind": {"rain": -1}}, "tasks.jpeg.kind.rain=-1: out of range, 0 to inf is allowed"),
@@ -118,6 +133,21 @@ def test_what_cannot_be_is_refused_in_one_line(changes: dict, message: str) -> N
     with pytest.raises(UserError) as error:
         override(Settings(), changes, "tasks.jpeg.")
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasons"),
+    [
+        ({"sigma": 3}, []),
+        ({"noise": "gaussian", "sigma": 3}, []),
+        ({"noise": "camera"}, []),
+        ({"noise": "camera", "sigma": 3}, ["sigma has no effect with noise=camera"]),
+        ({"noise": ["camera", "none"], "sigma": 3}, ["sigma has no effect with noise=camera,none"]),
+        ({"noise": {"gaussian": 0, "camera": 1}, "sigma": 3}, ["sigma has no effect with noise=camera"]),
+    ],
+)
+def test_what_no_draw_makes_count_is_told(changes: dict, reasons: list[str]) -> None:
+    assert idle(override(Conditional(), changes), changes) == reasons
 
 
 def test_each_choice_is_a_row() -> None:
