@@ -13,7 +13,7 @@ import numpy as np
 from kgt.errors import UserError
 from kgt.imaging import to_rgb
 from pipelines.degradations import values
-from pipelines.degradations.deblur import kernels, light, moving, shake
+from pipelines.degradations.deblur import kernels, light, moving, shake, trajectory
 from pipelines.degradations.frame import Frame
 from pipelines.degradations.values import Choice, Range, Scalar, Values, fixed, numbers, special, when, words
 
@@ -83,11 +83,10 @@ def degrade(clean: np.ndarray, rng: np.random.Generator, parameters: dict[str, S
         raise UserError("tasks.deblur.blur=video averages the frames of a video: say how many with frames=")
     frame = Frame.of(clean, parameters)
     inside = frame.inside(clean, margin(parameters, (frame.frame_height, frame.frame_width)))
-    scene = light.gather(clean, parameters)
     if parameters["blur"] == "kernel":
-        mean = kernels.convolve(scene, kernels.decode(parameters["kernels"]))[inside]
+        mean = kernels.convolve(light.gather(clean, parameters), kernels.decode(parameters["kernels"]))[inside]
     else:
-        mean = shake.render(scene, rng, frame, inside, parameters)
+        mean = shake.render(clean, rng, frame, inside, parameters)
     degraded = clean.copy()
     degraded[inside] = light.develop(mean, rng, parameters)
     return degraded
@@ -108,7 +107,7 @@ def average(frames: Sequence[np.ndarray], rng: np.random.Generator, parameters: 
 
 
 def margin(parameters: dict[str, Scalar], shape: tuple[int, int]) -> int:
-    """The longest path of any pixel or half the kernel, and the pixel beyond it that interpolation reads."""
+    """The longest path of any pixel or half the kernel, and the pixels beyond it that interpolation reads."""
     if parameters["blur"] == "video":
         return 0
     if parameters["blur"] == "kernel":
@@ -117,7 +116,7 @@ def margin(parameters: dict[str, Scalar], shape: tuple[int, int]) -> int:
     reach = parameters["path"] * frame.unit(1280, 720)
     if "object_path" in parameters:
         reach += moving.margin(frame, parameters["object_path"])
-    return math.ceil(reach) + 2
+    return math.ceil(reach * (1 + 4 / trajectory.MOST)) + 2
 
 
 def align(settings: Settings) -> int:

@@ -26,8 +26,8 @@ def gather(image: np.ndarray, parameters: dict[str, Scalar]) -> np.ndarray:
     light = cv2.LUT(rgba, _LINEAR)
     if parameters["highlight"] > 1:
         darkest = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
-        gain = cv2.LUT(darkest, 1 + np.float32(parameters["highlight"] - 1) * _CLIPPED)
-        light = cv2.multiply(light, cv2.merge([gain] * 4))
+        white = darkest > 253
+        light[white] *= (1 + np.float32(parameters["highlight"] - 1) * _CLIPPED)[darkest[white]][:, None]
     return light
 
 

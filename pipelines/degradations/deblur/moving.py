@@ -10,6 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from pipelines.degradations.deblur.grid import Grid, Slices
 from pipelines.degradations.frame import Frame
 from pipelines.degradations.values import Scalar
 
@@ -18,17 +19,26 @@ _BEHIND = 1.5  # paths: what is mirrored from farther away is never uncovered, t
 _LOBES = np.arange(2, 6)
 
 
-class Layers(NamedTuple):
-    """A scene taken apart, float32 (H, W, 4) each: scene = background · clear + foreground, to the last bit but one.
+class Outline(NamedTuple):
+    """An ellipse whose size swings around it: half axes in mean radii (2,), then amplitude and phase of each swing."""
 
-    `background` is the scene without the object, `foreground` the object's light times its matte, `clear` 1 − matte in
-    every plane. `window`: the rows and columns outside which there is nothing of the object.
+    axes: np.ndarray
+    swings: np.ndarray
+    turns: np.ndarray
+
+
+class Layers(NamedTuple):
+    """A scene taken apart: scene = background · clear + foreground, to the last bit but one.
+
+    `background` is the scene without the object; on a grid of their own, `foreground` is the object's light times its
+    matte and `clear` 1 − matte in every plane. `window`: the region's rows and columns outside which there is nothing
+    of the object.
     """
 
-    background: np.ndarray
-    foreground: np.ndarray
-    clear: np.ndarray
-    window: tuple[slice, slice]
+    background: Grid
+    foreground: Grid
+    clear: Grid
+    window: Slices
 
 
 def drift(frame: Frame, parameters: dict[str, Scalar]) -> tuple[float, float]:
@@ -43,43 +53,69 @@ def margin(frame: Frame, path: float) -> float:
     return (_BEHIND * path + _SOFT) * frame.unit(1280, 720)
 
 
-def layers(scene: np.ndarray, rng: np.random.Generator, frame: Frame, parameters: dict[str, Scalar]) -> Layers | None:
-    """`scene`, float32 (H, W, 4), a region of `frame`, taken apart; None where nothing of the object is in it.
-
-    `object_x`, `object_y`: its middle in shares of the frame's sides; `object_size`: its mean diameter in shares of the
-    frame's height. Aspect ratio (1:2 to 2:1) and outline come from `rng`.
-    """
+def outline(rng: np.random.Generator) -> Outline:
+    """A random outline, of an aspect ratio of 1:2 to 2:1."""
     aspect = 2 ** rng.uniform(-0.5, 0.5)
     swings, turns = rng.uniform(0, 0.3, size=4) / _LOBES, rng.uniform(0, 2 * np.pi, size=4)
-    radii = parameters["object_size"] * frame.frame_height / 2 * np.array([aspect, 1 / aspect])
-    middle = np.array([parameters["object_x"] * frame.frame_width, parameters["object_y"] * frame.frame_height])
-    middle -= frame.frame_left, frame.frame_top
+    return Outline(np.array([aspect, 1 / aspect]), swings, turns)
 
-    height, width = scene.shape[:2]
-    farthest = radii * (1 + swings.sum())
-    left, top = np.clip(np.floor(middle - farthest), 0, (width, height)).astype(int)
-    right, bottom = np.clip(np.ceil(middle + farthest) + 1, 0, (width, height)).astype(int)
-    if left >= right or top >= bottom:
-        return None
-    window = np.s_[top:bottom, left:right]
 
-    x, y = np.arange(left, right, dtype=np.float32)[None], np.arange(top, bottom, dtype=np.float32)[:, None]
-    across, down = x - np.float32(middle[0]), y - np.float32(middle[1])
-    away = np.maximum(np.hypot(across, down), np.float32(1e-3))
-    depth = _depth(across, down, away, radii, swings, turns)
-    soft = _SOFT * frame.unit(1280, 720)
-    matte = np.clip(depth / np.float32(soft), 0, 1)
+def window(shape: tuple[int, ...], form: Outline, frame: Frame, parameters: dict[str, Scalar]) -> Slices | None:
+    """The rows and columns of a region of `shape` that the object may cover; None where nothing of it is."""
+    middle, radii = _place(form, frame, parameters)
+    farthest = radii * (1 + form.swings.sum())
+    left, top = np.clip(np.floor(middle - farthest), 0, shape[1::-1]).astype(int)
+    right, bottom = np.clip(np.ceil(middle + farthest) + 1, 0, shape[1::-1]).astype(int)
+    return np.s_[top:bottom, left:right] if left < right and top < bottom else None
+
+
+def layers(
+    scene: Grid, background: Grid, covered: Slices, form: Outline, frame: Frame, parameters: dict[str, Scalar]
+) -> Layers:
+    """A region of `frame` taken apart, whose object is within `covered`; its light is given twice.
+
+    `background`, finer and only as large as will be seen, loses the object in place; `scene` is read around it, and
+    what is the object's is as fine as this. `object_x`, `object_y`: its middle in shares of the frame's sides;
+    `object_size`: its mean diameter in shares of the frame's height.
+    """
+    soft = np.float32(_SOFT * frame.unit(1280, 720))
+    *_, depth, _ = _rays(scene, covered, form, frame, parameters)
+    matte = np.clip(depth / soft, 0, 1)
     matte = np.repeat((matte * matte * (3 - 2 * matte))[..., None], 4, axis=2)
+    foreground, clear = np.zeros_like(scene.light), np.ones_like(scene.light)
+    inside = scene.window(covered)
+    foreground[inside] = scene.light[inside] * matte
+    clear[inside] -= matte
 
     farthest_seen = np.float32(_BEHIND * np.hypot(*drift(frame, parameters)))
-    outward = np.clip(2 * (depth - np.float32(soft)), 0, farthest_seen) / away
-    background, foreground, clear = scene.copy(), np.zeros_like(scene), np.ones_like(scene)
-    background[window] = cv2.remap(
-        scene, x + across * outward, y + down * outward, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-    )
-    foreground[window] = scene[window] * matte
-    clear[window] -= matte
-    return Layers(background, foreground, clear, window)
+    across, down, depth, away = _rays(background, covered, form, frame, parameters)
+    outward = np.clip(2 * (depth - soft), 0, farthest_seen) / away
+    hidden = outward > 0
+    if hidden.any():
+        rows, columns = background.places(background.window(covered))
+        (scale, _, left), (_, _, top), _ = scene.matrix.astype(np.float32)
+        x, y = (columns + across * outward) * scale + left, (rows + down * outward) * scale + top
+        mirrored = cv2.remap(scene.light, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        np.copyto(background.light[background.window(covered)], mirrored, where=hidden[..., None])
+    return Layers(background, scene._replace(light=foreground), scene._replace(light=clear), covered)
+
+
+def _place(form: Outline, frame: Frame, parameters: dict[str, Scalar]) -> tuple[np.ndarray, np.ndarray]:
+    """The object's middle (x, y) in pixels of the region, and its half axes in pixels."""
+    middle = np.array([parameters["object_x"] * frame.frame_width, parameters["object_y"] * frame.frame_height])
+    return middle - (frame.frame_left, frame.frame_top), parameters["object_size"] * frame.frame_height / 2 * form.axes
+
+
+def _rays(
+    grid: Grid, covered: Slices, form: Outline, frame: Frame, parameters: dict[str, Scalar]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """How far each place of the grid within `covered` is from the object's middle: to the right, down, its depth inside
+    the outline (see `_depth`), and the distance, float32 (h, w) or broadcast to it, in pixels of the region."""
+    middle, radii = _place(form, frame, parameters)
+    rows, columns = grid.places(grid.window(covered))
+    across, down = columns - np.float32(middle[0]), rows - np.float32(middle[1])
+    away = np.maximum(np.hypot(across, down), np.float32(1e-3))
+    return across, down, _depth(across, down, away, radii, form.swings, form.turns), away
 
 
 def _depth(

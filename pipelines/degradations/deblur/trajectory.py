@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.degradations.frame import Frame
 
 MOMENTS = 513  # of the exposure, at which the trajectory is computed: odd, so that one of them is its middle
-FEWEST = 9  # sub-frames of a short path, so that its shape is kept
+FEWEST, MOST = 9, 128  # sub-frames: so that the shape of a short path is kept; so that a long one takes no longer
 _MIDDLE = MOMENTS // 2
 _TIMES = (np.arange(MOMENTS) - _MIDDLE) / (MOMENTS - 1)
 
@@ -23,12 +23,15 @@ class Exposure(NamedTuple):
 
     `warps` (n, 3, 3): homographies that take a pixel of the region to where its light came from at mid-exposure.
     `dwell` (n,): the shares of time spent there, which sum to 1. `moments` (n,): the times, −½ to ½, 0 at
-    mid-exposure.
+    mid-exposure. `spacing`, `object_spacing`: pixels that the farthest moving pixel of the scene, and of an object that
+    moves through it, travels between two sub-frames; the second is at least the first.
     """
 
     warps: np.ndarray
     dwell: np.ndarray
     moments: np.ndarray
+    spacing: float
+    object_spacing: float
 
 
 def exposure(
@@ -37,7 +40,8 @@ def exposure(
     """The camera's exposure: no pixel of the frame travels farther than `path` (pixels of this frame).
 
     `focal` is in widths of the frame. No pixel moves by more than about one between two sub-frames, nor does an object
-    that moves by `drift` (x and y, pixels) over the exposure on top of the camera's motion.
+    that moves by `drift` (x and y, pixels) over the exposure on top of the camera's motion, unless that took more than
+    `MOST` sub-frames: then they are `spacing` apart.
     """
     height, width = frame.frame_height, frame.frame_width
     camera = np.array([[focal * width, 0, (width - 1) / 2], [0, focal * width, (height - 1) / 2], [0, 0, 1]])
@@ -57,14 +61,16 @@ def exposure(
     steps = np.maximum(_steps(seen), _steps(seen - moved)).max(axis=1)
     # A share of the time makes the way grow where nothing moves, so that every place on it has a time.
     way = np.concatenate([[0.0], np.cumsum(steps + 1e-6)])
-    count = max(math.ceil(way[-1]) + 1, FEWEST)
+    count = min(max(math.ceil(way[-1]) + 1, FEWEST), MOST)
     stations = np.linspace(0, way[-1], count)
     borders = np.concatenate([stations[:1], (stations[1:] + stations[:-1]) / 2, stations[-1:]])
     visited = np.stack([np.interp(stations, way, axis) for axis in angles.T], axis=1)
 
     shift = np.array([[1, 0, frame.frame_left], [0, 1, frame.frame_top], [0, 0, 1]], float)
     warps = np.linalg.inv(shift) @ _homographies(camera, visited) @ shift
-    return Exposure(warps, np.diff(np.interp(borders, way, _TIMES)), np.interp(stations, way, _TIMES))
+    dwell, moments = np.diff(np.interp(borders, way, _TIMES)), np.interp(stations, way, _TIMES)
+    spacing = float(_steps(places(visited)).max())
+    return Exposure(warps, dwell, moments, spacing, max(spacing, float(stations[1])))
 
 
 def trajectory(rng: np.random.Generator) -> np.ndarray:

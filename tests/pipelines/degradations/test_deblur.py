@@ -10,9 +10,11 @@ from kgt.errors import UserError
 from kgt.imaging import linear_to_srgb, srgb_to_linear, to_rgb
 from pipelines.degradations import deblur, degrade_image, settings_of
 from pipelines.degradations.deblur import light, moving
-from pipelines.degradations.deblur.trajectory import exposure
+from pipelines.degradations.deblur.grid import gather
+from pipelines.degradations.deblur.trajectory import MOST, exposure
 from pipelines.degradations.frame import Frame
 
+ENCODED = {"space": "encoded"}
 QUIET = {"shot": 1e-9, "read": 1e-9}
 STILL = {"path": 0, "object": 0, **QUIET}
 POINTS = np.stack([*(axis.ravel() for axis in np.meshgrid([0.0, 320, 639], [0.0, 240, 479])), np.ones(9)])
@@ -39,11 +41,16 @@ def paths(warps: np.ndarray) -> np.ndarray:
 def test_no_pixel_moves_farther_than_the_path_nor_jumps(
     seed: int, path: float, focal: float, drift: tuple[float, float]
 ) -> None:
-    warps, dwell, moments = exposure(np.random.default_rng(seed), Frame(480, 640), path, focal, drift)
+    warps, dwell, moments, spacing, object_spacing = exposure(
+        np.random.default_rng(seed), Frame(480, 640), path, focal, drift
+    )
     places = paths(warps)
     steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
     carried = places - np.array(drift)[:, None] * moments[:, None, None]
-    assert max(steps.max(), np.linalg.norm(np.diff(carried, axis=0), axis=1).max()) <= 1.02
+    carried_steps = np.linalg.norm(np.diff(carried, axis=0), axis=1)
+    assert steps.max() == pytest.approx(spacing, rel=0.01)
+    assert max(steps.max(), carried_steps.max()) <= 1.02 * object_spacing
+    assert object_spacing <= 1 or len(dwell) == MOST
     lengths = steps.sum(axis=0)
     assert lengths.max() <= 1.001 * path
     assert drift != (0, 0) or lengths.max() >= 0.6 * path  # a chord cuts the corners of a jerky path
@@ -57,7 +64,7 @@ def test_no_pixel_moves_farther_than_the_path_nor_jumps(
 @given(st.integers(0, 2**32))
 def test_the_target_is_the_view_at_mid_exposure(seed: int) -> None:
     """The sub-frames around time 0 are (nearly) the sharp image, with as much of the exposure before as after."""
-    warps, dwell, moments = exposure(np.random.default_rng(seed), Frame(480, 640), 30.0, 1.2)
+    warps, dwell, moments, *_ = exposure(np.random.default_rng(seed), Frame(480, 640), 30.0, 1.2)
     middle = int(np.argmin(np.abs(moments)))
     assert np.linalg.norm(paths(warps[middle : middle + 1]) - POINTS[:2], axis=1).max() <= 1
     assert dwell[:middle].sum() < 0.5 + dwell[middle]
@@ -65,7 +72,7 @@ def test_the_target_is_the_view_at_mid_exposure(seed: int) -> None:
 
 
 def test_a_camera_that_stands_still_sees_one_view() -> None:
-    warps, dwell, _ = exposure(np.random.default_rng(0), Frame(480, 640), 0.0, 1.2)
+    warps, dwell, *_ = exposure(np.random.default_rng(0), Frame(480, 640), 0.0, 1.2)
     assert np.abs(paths(warps) - POINTS[:2]).max() < 1e-9
     assert dwell.sum() == pytest.approx(1)
 
@@ -144,6 +151,15 @@ def test_read_noise_is_there() -> None:
     assert 2 < blurred(flat, shot=1e-3, read=1e-3).astype(float).std() < 8
 
 
+def taken_apart(image: np.ndarray, seed: int, place: dict) -> moving.Layers | None:
+    frame, outline = Frame(*image.shape[:2]), moving.outline(np.random.default_rng(seed))
+    window = moving.window(image.shape, outline, frame, place)
+    scene, background = (
+        gather(image, np.s_[0 : frame.frame_height, 0 : frame.frame_width], 1, frame, ENCODED) for _ in "12"
+    )
+    return window and moving.layers(scene, background, window, outline, frame, place)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -155,20 +171,21 @@ def test_read_noise_is_there() -> None:
 def test_object_and_background_give_the_sharp_scene_at_mid_exposure(
     seed: int, x: float, y: float, size: float, path: float
 ) -> None:
-    scene = light.gather(PHOTO, {"space": "encoded"})
     place = {"object_x": x, "object_y": y, "object_size": size, "object_path": path, "object_angle": 30.0}
-    layers = moving.layers(scene, np.random.default_rng(seed), Frame(*PHOTO.shape[:2]), place)
+    layers = taken_apart(PHOTO, seed, place)
     if layers is None:
         assert not (0.1 < x < 0.9 and 0.1 < y < 0.9)
         return
-    assert np.abs(layers.background * layers.clear + layers.foreground - scene).max() < 1e-6
+    scene = light.gather(PHOTO, ENCODED)
+    background, foreground, clear = layers.background.light, layers.foreground.light, layers.clear.light
+    assert np.abs(background * clear + foreground - scene).max() < 1e-6
     outside = np.ones(scene.shape[:2], bool)
     outside[layers.window] = False
-    assert (layers.clear[outside] == 1).all()
-    assert (layers.foreground[outside] == 0).all()
-    assert np.array_equal(layers.background[outside], scene[outside])
-    assert layers.clear.min() >= 0
-    assert layers.clear.max() <= 1
+    assert (clear[outside] == 1).all()
+    assert (foreground[outside] == 0).all()
+    assert np.array_equal(background[outside], scene[outside])
+    assert clear.min() >= 0
+    assert clear.max() <= 1
 
 
 def test_the_object_moves_by_itself_along_its_angle() -> None:
@@ -190,13 +207,12 @@ def test_what_the_object_uncovers_looks_like_its_surroundings() -> None:
     """A red object before a green wall: its trail mixes the two, and shows no other colour."""
     wall = np.full((300, 400, 3), (20, 200, 20), np.uint8)
     drawn = {"object_size": 0.4, "object_path": 80.0, "object_angle": 0.0, "object_x": 0.5, "object_y": 0.5}
-    frame = Frame(300, 400)
-    layers = moving.layers(light.gather(wall, {"space": "encoded"}), np.random.default_rng(2), frame, drawn)
-    wall[layers.clear[..., 0] < 1] = (220, 20, 20)
+    clear = taken_apart(wall, 2, drawn).clear.light
+    wall[clear[..., 0] < 1] = (220, 20, 20)
     parameters = {"blur": "shake", "path": 0.0, "focal": 1.2, "space": "encoded", **QUIET, **drawn}
     seen = deblur.degrade(wall, np.random.default_rng(2), parameters).astype(int)
     assert np.abs(seen[..., 0] + seen[..., 1] - 230).max() <= 15
-    uncovered = (layers.clear[..., 0] == 0) & (seen[..., 1] > 60)
+    uncovered = (clear[..., 0] == 0) & (seen[..., 1] > 60)
     assert uncovered.sum() > 200
 
 
