@@ -101,7 +101,7 @@ def test_narrow_types_are_as_exact_as_dense_in_the_same_type(dtype: torch.dtype,
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("d", [6, 16, 30, 32, 48, 64])
-@pytest.mark.parametrize(("sides", "k"), [((8, 8), 1), ((5, 13), 30), ((2, 64), 64), ((1, 100), 500), ((128, 1), 9)])
+@pytest.mark.parametrize(("sides", "k"), [((8, 8), 1), ((5, 13), 30), ((2, 64), 64), ((1, 100), 500), ((20, 1), 9)])
 def test_every_type_width_and_shape(sides: tuple[int, int], k: int, d: int, dtype: torch.dtype) -> None:
     compare(*problem(sides, k, d, dtype=dtype))
 
