@@ -35,10 +35,10 @@ class Settings:
     """
 
     blur: Values = field(default=fixed("shake"), metadata=words("shake", "kernel", "video"))
-    path: Values = field(default=Range(5.0, 60.0), metadata=numbers(0.0, 300) | _SHAKE)
+    path: Values = field(default=Range(5.0, 60.0), metadata=numbers(0.0, 120) | _SHAKE)
     focal: Values = field(default=Range(1.0, 1.3), metadata=numbers(0.3, 20) | _SHAKE)
     object: Values = field(default=fixed(0.25), metadata=numbers(0, 1) | _SHAKE)
-    object_path: Values = field(default=Range(5.0, 60.0), metadata=numbers(0.0, 300) | _SHAKE)
+    object_path: Values = field(default=Range(5.0, 60.0), metadata=numbers(0.0, 120) | _SHAKE)
     object_size: Values = field(default=Range(0.2, 0.6), metadata=numbers(0.01, 2) | _SHAKE)
     kernels: Values = field(default=fixed(""), metadata=special(kernels.read) | _KERNEL)
     space: Values = field(default=Choice(("encoded", "linear")), metadata=words("encoded", "linear"))
