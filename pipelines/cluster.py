@@ -92,6 +92,8 @@ def each_row(
         logging.getLogger(name).setLevel(level)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
+    # It keeps half of the cores for stages to come, and there are none: of two cores it would use one.
+    context.op_resource_reservation_enabled = False
     blocks = len(rows) if alone else min(len(rows), max(16, len(rows) // 64))
     packed = [{"row": pickle.dumps(row)} for row in rows]
     dataset = ray.data.from_items(packed, override_num_blocks=max(1, blocks)).map(_Packed(function), num_cpus=cpus)
