@@ -2,9 +2,9 @@
 
     <id>.clean.<ext>  <id>.degraded.<ext>  <id>.json
 
-Images are lossless and can be read with Pillow alone. Codecs by measurement (256² crop of a photograph, milliseconds to
-encode / decode, KB): RGB as WebP 3.0 / 1.7, 96 (PNG 7.3 / 2.4, 117); one 8-bit plane as TIFF 0.2 / 0.3, 66 (PNG 2.4 /
-0.8, 55); noise in 16 bits as TIFF 0.2 / 0.4, 393 (PNG 18.6 / 3.1, 367).
+Images are lossless and can be read with Pillow alone. Codecs by measurement (`tests/benchmarks/codecs.py`; 256² crop of
+a photograph, milliseconds to encode / decode, KB): RGB as WebP 2.0 / 0.8, 64 (PNG 3.7 / 1.4, 83); one 8-bit plane as
+TIFF 0.1 / 0.1, 66 (PNG 1.7 / 0.6, 42); noise in 16 bits as TIFF 0.1 / 0.2, 393 (PNG 14 / 2.5, 368).
 
 A float image (denoise: neither clipped nor rounded) is 16-bit fixed point over [−1, 2], good to 0.006/255; its colour
 planes are stacked on top of each other, since Pillow has no 16-bit RGB. Values beyond the range are clipped.
