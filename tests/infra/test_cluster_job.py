@@ -98,7 +98,7 @@ def cluster(environment: dict[str, str]) -> Iterator[str]:
             yield f"http://127.0.0.1:{dashboard}"
         finally:
             head.send_signal(signal.SIGINT)  # SIGTERM drains the node for half a minute first
-            head.wait(60)
+            head.wait(240)  # it ends its processes one after the other, slowly on a busy machine
 
 
 def wait_for(port: int, seconds: float = 120) -> None:
