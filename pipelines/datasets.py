@@ -51,6 +51,7 @@ def show_list(store: Store, tasks: Sequence[str], options: Options) -> None:
     """A line for every version."""
     table = Table("task", "version", "", "train pairs", "val pairs", "MiB", "mean input PSNR, dB", "pins")
     for task in _published(store, tasks, options):
+        newest = versions.current_name(store, task)
         pins = versions.pins(store, task)
         for version in versions.list_versions(store, task):
             manifest = versions.load(store, task, version)
@@ -58,7 +59,7 @@ def show_list(store: Store, tasks: Sequence[str], options: Options) -> None:
             table.add_row(
                 task,
                 version,
-                "current" if versions.is_current(store, task, version) else "",
+                "current" if version == newest else "",
                 str(train["pairs"]),
                 str(val["pairs"]),
                 f"{(train['bytes'] + val['bytes']) / 2**20:.1f}",

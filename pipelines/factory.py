@@ -58,13 +58,15 @@ def run(options: Options) -> None:
         survey_seconds = meter.seconds
     for pattern in seen.unmatched:
         console.print(f"exclude={pattern}: no image in the source matches it (copies cannot be told)", soft_wrap=True)
+    if options.preview or options.plan_only:
+        plans = [(recipe, plan(recipe, seen.images, 1)) for recipe in recipes]
     if options.preview:
-        shown = [*recipes, *(options.recipes(paired=False) if options.degraded else ())]
-        rows = [(recipe.task, preview.planned_pairs(plan(recipe, seen.images, 1))) for recipe in shown]
+        synthetic = options.recipes(paired=False) if options.degraded else ()
+        shown = plans + [(recipe, plan(recipe, seen.images, 1)) for recipe in synthetic]
+        rows = [(recipe.task, preview.planned_pairs(shards)) for recipe, shards in shown]
         preview.write_sheet(Path(options.preview), rows)
         console.print(f"contact sheet: {options.preview}", soft_wrap=True)
     if options.plan_only:
-        plans = [(recipe, plan(recipe, seen.images, 1)) for recipe in recipes]
         costs = [(recipe, shards, estimate(shards)) for recipe, shards in plans]
         cores = ray.cluster_resources().get("CPU", 1)
         console.print(plan_table(costs, cores))

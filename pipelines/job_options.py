@@ -127,9 +127,8 @@ class Options:
     def check_of_sources(self) -> Check | None:
         """What the survey asks of images that come with further files."""
         if self.degraded:
-            (task,) = expand_tasks(self.task)
-            given = {name: value for name, value in self.tasks.get(task, {}).items() if name in OF_GIVEN.get(task, ())}
-            return pair_check(task, given)
+            (recipe,) = self.recipes()
+            return pair_check(recipe.task, recipe.settings)
         return check_frames if self.frames else None
 
     def load_guard(self) -> "Guard | None":

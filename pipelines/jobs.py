@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from pipelines.job_options import Options, RenewalOptions
 from pipelines.plan import PlannedShard, Recipe, fingerprint, identity, plan, renewed
 from pipelines.storage import Store
 from pipelines.survey import Survey
-from pipelines.versions import SPLITS, Manifest, ShardEntry
+from pipelines.versions import SPLITS, Manifest
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Jobs:
         if live and live.epoch >= self._epochs[task]:  # a round that was killed had published it
             return None
         if same and not self._renewal:
-            return self._mending(recipe, live) if _lost(self._store, live) else None
+            return self._mending(recipe, live) if versions.missing(self._store, live) else None
         shards = plan(recipe, images, self._epochs[task])
         if live:
             self._check_readmitted(task, live)
@@ -153,17 +152,6 @@ class Jobs:
 
 def _pairs(shards: Sequence[PlannedShard]) -> dict[str, int]:
     return {split: sum(shard.samples for shard in shards if shard.split == split) for split in SPLITS}
-
-
-def _lost(store: Store, live: Manifest) -> bool:
-    """Whether a shard of the version is missing, or is not of its size."""
-
-    def whole(shard: ShardEntry) -> bool:
-        stat = store.head(live.key(shard))
-        return stat is not None and stat.size == shard.bytes
-
-    with ThreadPoolExecutor(16) as pool:
-        return not all(pool.map(whole, live.shards))
 
 
 def _jsonl(records: Sequence[dict[str, Any]]) -> bytes:

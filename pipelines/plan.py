@@ -103,12 +103,7 @@ class PlannedShard:
         """Pairs in it."""
         return sum(part.last - part.first for part in self.parts)
 
-    @property
-    def pixels(self) -> int:
-        """Clean pixels in it."""
-        return self.samples * self.recipe.side**2
-
-    @property
+    @cached_property
     def name(self) -> str:
         """A function of everything that decides its bytes."""
         recipe = {name: value for name, value in asdict(self.recipe).items() if name not in _DIVISION}

@@ -36,6 +36,11 @@ class Summary:
         """Pairs made a second."""
         return self.pairs / self.seconds if self.seconds else 0.0
 
+    @property
+    def bytes(self) -> int:
+        """Of all shards of the versions."""
+        return sum(shard.bytes for manifest in self.manifests for shard in manifest.shards)
+
     def record(self) -> dict[str, Any]:
         """For a JSON report. Sizes in MiB are of memory, peaks of a whole process."""
         return {
@@ -47,7 +52,7 @@ class Summary:
             "seconds": round(self.seconds, 3),
             "pairs_per_second": round(self.rate, 2),
             "shards": {"made": self.shards_made, "kept": self.shards_kept},
-            "bytes": sum(shard.bytes for manifest in self.manifests for shard in manifest.shards),
+            "bytes": self.bytes,
             "rejects": self.rejects,
             "rejects_listed": self.rejects_listed,
             "peak_mib": {"driver": round(peak_mib(), 1), "worker": round(self.worker_peak_mib, 1)},
@@ -57,11 +62,10 @@ class Summary:
         """The closing table and lines."""
         if self.manifests:
             console.print(_versions_table(self.manifests))
-            size = sum(shard.bytes for manifest in self.manifests for shard in manifest.shards)
             console.print(
                 f"{self.pairs} pairs made in {self.seconds:.0f} s ({self.rate:.1f} pairs/s), "
                 f"{self.shards_kept} of {self.shards_made + self.shards_kept} shards were there already; "
-                f"{size / 2**20:.1f} MiB in {self.store}; peak memory of a worker {self.worker_peak_mib:.0f} MiB",
+                f"{self.bytes / 2**20:.1f} MiB in {self.store}; peak memory of a worker {self.worker_peak_mib:.0f} MiB",
                 soft_wrap=True,
             )
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from kgt.errors import UserError
 from kgt.imaging import demosaic_malvar, imresize, psnr, read_image, rgb_to_y, to_rgb
-from pipelines.degradations import Crop, Pair, deblur, degrade_region, pair_rng, settings_of
+from pipelines.degradations import Crop, Pair, cut, cut_pair, deblur, degrade_region, pair_rng, settings_of
 from pipelines.degradations.values import Scalar
 from pipelines.memory import peak_mib
 from pipelines.plan import Part, PlannedShard
@@ -96,9 +96,7 @@ def given_pair(task: str, clean: np.ndarray, degraded: np.ndarray, crop: Crop, s
         (parameters["pattern"],) = settings.pattern.options
     else:
         degraded = to_rgb(degraded)
-    clean = to_rgb(clean)
-    ratio = clean.shape[0] // degraded.shape[0]
-    return Pair(_cut(clean, crop), _cut(degraded, Crop(*(side // ratio for side in crop))), parameters)
+    return cut_pair(to_rgb(clean), degraded, crop, parameters)
 
 
 def video_pair(
@@ -106,7 +104,7 @@ def video_pair(
 ) -> Pair:
     """The pair of one crop of consecutive frames: all of them averaged, and the middle one. `others` are in order."""
     half = len(others) // 2
-    frames = [to_rgb(_cut(frame, crop)) for frame in (*others[:half], middle, *others[half:])]
+    frames = [to_rgb(cut(frame, crop)) for frame in (*others[:half], middle, *others[half:])]
     parameters = deblur.draw(settings, rng)
     return Pair(frames[half], deblur.average(frames, rng, parameters), parameters | {"frames": len(frames)})
 
@@ -168,10 +166,6 @@ def _read(part: Part) -> list[np.ndarray]:
     if digest_of(data, others) != part.image.digest:
         raise UserError(f"source {source.location} changed while the run was going on: run it again")
     return [read_image(data), *(read_image(other) for other in others)]
-
-
-def _cut(image: np.ndarray, crop: Crop) -> np.ndarray:
-    return np.ascontiguousarray(image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width])
 
 
 def _capped(value: float) -> float:

@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -149,10 +150,10 @@ def current(store: Store, task: str) -> Manifest:
     return manifest
 
 
-def is_current(store: Store, task: str, version: str) -> bool:
-    """Whether that version is the one that is used where none is named."""
+def current_name(store: Store, task: str) -> str | None:
+    """The version that is used where none is named, if any."""
     pointer = _pointer(store, task)
-    return pointer is not None and pointer["version"] == version
+    return pointer and pointer["version"]
 
 
 def latest(store: Store, task: str) -> Manifest | None:
@@ -165,15 +166,25 @@ def latest(store: Store, task: str) -> Manifest | None:
     return manifest
 
 
+def missing(store: Store, manifest: Manifest) -> list[ShardEntry]:
+    """The version's shards that are not in the pool, or not of their size."""
+
+    def whole(shard: ShardEntry) -> bool:
+        stat = store.head(manifest.key(shard))
+        return stat is not None and stat.size == shard.bytes
+
+    with ThreadPoolExecutor(16) as pool:  # a request each
+        there = list(pool.map(whole, manifest.shards))
+    return [shard for shard, found in zip(manifest.shards, there, strict=True) if not found]
+
+
 def publish(store: Store, manifest: Manifest) -> None:
     """Commit a version whose shards are all there, and make it current.
 
     An equal run that was first is no harm. Raises UserError if a different one was, or if a shard is missing.
     """
-    for shard in manifest.shards:
-        stat = store.head(manifest.key(shard))
-        if stat is None or stat.size != shard.bytes:
-            raise UserError(f"{store.url}/{manifest.key(shard)} was removed while the run was going on: run it again")
+    for shard in missing(store, manifest):
+        raise UserError(f"{store.url}/{manifest.key(shard)} was removed while the run was going on: run it again")
     key, data = _manifest_key(manifest.task, manifest.version), manifest.to_bytes()
     try:
         store.put(key, data, condition=Absent())

@@ -90,8 +90,7 @@ def degrade_region(task: str, image: np.ndarray, crop: Crop, settings: Any, rng:
     degraded = module.degrade(region, rng, parameters)
 
     inside = Crop(crop.top - top, crop.left - left, crop.height, crop.width)
-    ratio = region.shape[0] // degraded.shape[0]
-    return Pair(_cut(region, inside), _cut(degraded, Crop(*(side // ratio for side in inside))), parameters)
+    return cut_pair(region, degraded, inside, parameters)
 
 
 def degrade_image(task: str, image: np.ndarray, settings: Any, rng: np.random.Generator) -> Pair:
@@ -102,5 +101,12 @@ def degrade_image(task: str, image: np.ndarray, settings: Any, rng: np.random.Ge
     return Pair(clean, module.degrade(clean, rng, parameters), parameters)
 
 
-def _cut(image: np.ndarray, crop: Crop) -> np.ndarray:
+def cut_pair(clean: np.ndarray, degraded: np.ndarray, crop: Crop, parameters: dict[str, Scalar]) -> Pair:
+    """The pair of one crop, in pixels of `clean`, of two images of which `degraded` may be a whole times smaller."""
+    ratio = clean.shape[0] // degraded.shape[0]
+    return Pair(cut(clean, crop), cut(degraded, Crop(*(side // ratio for side in crop))), parameters)
+
+
+def cut(image: np.ndarray, crop: Crop) -> np.ndarray:
+    """The crop of an image (H, W) or (H, W, 3), as an array of its own."""
     return np.ascontiguousarray(image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width])
