@@ -3,7 +3,7 @@
 import copy
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +134,10 @@ nodes.shutdown()
 """
 
 
-def test_a_head_alone_that_takes_no_work_is_a_cluster(root: Path, tmp_path: Path) -> None:
+def test_a_head_alone_that_takes_no_work_is_a_cluster(
+    run_script: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     """Groups grow from nothing: what may run is not judged by the head, or nothing would ever start."""
-    done = subprocess.run(
-        [sys.executable, "-c", LONE_HEAD],
-        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    done = run_script(LONE_HEAD)
     assert done.returncode == 0, done.stderr
     assert "the cluster grows: start `mlflow server`" in done.stdout

@@ -136,6 +136,11 @@ class Run:
         self._output.close()
 
 
+def arguments(photos: Path, store: Store, *more: str) -> list[str]:
+    """What the commands are given to make small shards quickly; `more` overrules."""
+    return [f"source={photos}", f"store={store.url}", "crop=48", "crops=3", "shards_min=4", "max_flatness=1", *more]
+
+
 def contents(store: Store) -> dict[str, bytes]:
     """Every object of a store."""
     return {key: store.get(key) for key in store.list("")}

@@ -2,7 +2,7 @@
 
 import pickle
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,18 +90,12 @@ def test_on_one_node_all_state_is_shared() -> None:
     assert not Path("/no/such/folder").exists()
 
 
-def test_two_nodes_refuse_what_one_of_them_does_not_see(root: Path, tmp_path: Path) -> None:
+def test_two_nodes_refuse_what_one_of_them_does_not_see(
+    run_script: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     # A path through its own open files is the one that a process does not share with the nodes of its machine.
     asked = ["sqlite:////x/mlflow.db", "file:///proc/self/fd/900/store"]
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_NODES, *asked],
-        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    done = run_script(TWO_NODES, *asked)
     assert done.returncode == 0, done.stderr
     database, folder = done.stdout.splitlines()
     assert "has 2 nodes: start `mlflow server`" in database

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import synthesize
-from pipelines.storage import Store, open_store
+from pipelines.storage import open_store
+from tests.pipelines.runs import contents
 
 SETTINGS = ["crop=64", "crops=8", "shards_min=12"]
 
@@ -19,10 +20,6 @@ SETTINGS = ["crop=64", "crops=8", "shards_min=12"]
 def start(root: Path, *argv: str, cwd: Path) -> subprocess.Popen:
     command = [sys.executable, str(root / "pipelines" / argv[0]), *argv[1:]]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def contents(store: Store) -> dict[str, bytes]:
-    return {key: store.get(key) for key in store.list("")}
 
 
 @pytest.mark.usefixtures("ray_local")

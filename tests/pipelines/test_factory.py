@@ -1,37 +1,22 @@
 """From photographs to published versions, on a real Ray."""
 
-import dataclasses
 import gzip
 import json
-import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from kgt.errors import UserError
-from kgt.imaging import mosaic, read_image, to_rgb, write_image
-from pipelines import datasets, factory, regenerate, rounds, synthesize, versions
-from pipelines.acceptance import accept, check_counts
-from pipelines.job_options import Options, RenewalOptions
+from pipelines import datasets, factory, regenerate, synthesize, versions
 from pipelines.plan import Recipe, plan, recipe_of
-from pipelines.sample import sample_photographs
 from pipelines.shards import decode_pair, read_shard
 from pipelines.sources import list_sources
 from pipelines.storage import Store
 from pipelines.survey import Image as SourceImage
 from pipelines.synthesis import make_shard
+from tests.pipelines.runs import arguments, contents
 
 pytestmark = pytest.mark.usefixtures("ray_local")
-
-
-def arguments(photos: Path, store: Store, *more: str) -> list[str]:
-    return [f"source={photos}", f"store={store.url}", "crop=48", "crops=3", "shards_min=4", "max_flatness=1", *more]
-
-
-def contents(store: Store) -> dict[str, bytes]:
-    return {key: store.get(key) for key in store.list("")}
 
 
 def test_all_six_tasks(photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,120 +88,6 @@ def test_order_and_parallelism_change_no_byte(photos: Path, tmp_path: Path, file
     assert contents(alone) == {key: data for key, data in made.items() if "/pool/" in key}
 
 
-def test_regenerate(photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = arguments(photos, file_store, "task=denoise")
-    assert regenerate.main(asked) == 0
-    first = versions.current(file_store, "denoise")
-    capsys.readouterr()
-    assert regenerate.main([*asked, "only_if_changed=true"]) == 0
-    assert "nothing to do" in capsys.readouterr().out
-    assert regenerate.main([*asked, "keep=2"]) == 0
-    second = versions.current(file_store, "denoise")
-    assert (second.version, second.epoch) == ("v000002", 2)
-    assert second.split("val") == first.split("val")
-    assert not {s.name for s in second.split("train")} & {s.name for s in first.split("train")}
-    assert regenerate.main([*asked, "keep=2"]) == 0
-    assert versions.list_versions(file_store, "denoise") == ["v000002", "v000003"]
-    kept = [versions.load(file_store, "denoise", version).sources for version in ("v000002", "v000003")]
-    assert list(file_store.list("denoise/survey/")) == [s[key] for s in kept for key in ("images_key", "rejects_key")]
-    (photos / "photo 0.png").unlink()
-    capsys.readouterr()
-    assert regenerate.main([*asked, "only_if_changed=true", "keep=2"]) == 2
-    assert re.search(r"denoise: the next version would have \d+ train pairs.*max_shrink=0\.", capsys.readouterr().err)
-    assert versions.current(file_store, "denoise").version == "v000003"
-    assert regenerate.main([*asked, "only_if_changed=true", "keep=2", "max_shrink=0.4"]) == 0
-    assert versions.current(file_store, "denoise").sources["images"] == 5
-
-
-def test_a_version_unlike_the_live_one_is_not_published(photos: Path, file_store: Store) -> None:
-    asked = {"source": str(photos), "store": file_store.url, "task": "jpeg", "crop": 48, "crops": 3}
-    factory.run(Options(**asked))
-    live = versions.current(file_store, "jpeg")
-    accept(file_store, live, live)
-    for change, word in (({"input_psnr": 70.0}, "no chance"), ({"bytes": 9}, "9 bytes")):
-        odd = live.statistics | {"train": live.statistics["train"] | change}
-        with pytest.raises(UserError, match=f"{word}.*not published"):
-            accept(file_store, live, dataclasses.replace(live, statistics=odd))
-    pairs = {split: live.statistics[split]["pairs"] for split in ("train", "val")}
-    check_counts(live, pairs, 0.0, same=True)
-    check_counts(live, pairs | {"train": pairs["train"] - 1}, 0.5, same=False)
-    with pytest.raises(UserError, match=r"would have \d+ train pairs, v000001 has"):
-        check_counts(live, pairs | {"train": pairs["train"] + 1}, 1.0, same=True)
-    with pytest.raises(UserError, match=r"if that is meant, give max_shrink="):
-        check_counts(live, pairs | {"val": 0}, 0.5, same=False)
-    factory.run(RenewalOptions(**asked))
-    fresh = versions.current(file_store, "jpeg")
-    file_store.put(fresh.key(fresh.shards[0]), file_store.get(fresh.key(fresh.shards[0]))[:-2000])
-    with pytest.raises(UserError, match=r"was just made and is not right.*not published"):
-        accept(file_store, live, fresh)
-
-
-def test_a_part_of_the_shards_is_renewed(photos: Path, file_store: Store) -> None:
-    asked = arguments(photos, file_store, "task=sr", "fraction=0.5")
-    epochs = []
-    for _ in range(3):
-        assert regenerate.main(asked) == 0
-        epochs.append([shard.epoch for shard in versions.current(file_store, "sr").split("train")])
-    assert [sorted(each) for each in epochs] == [[1, 1, 1, 1], [1, 1, 2, 2], [2, 2, 3, 3]]
-
-
-def test_a_share_cannot_be_renewed_where_a_source_was_added(
-    photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = arguments(photos, file_store, "task=sr", "fraction=0.5")
-    assert regenerate.main(asked) == 0
-    write_image(photos / "new.png", 255 - read_image(photos / "photo 1.png"))
-    assert regenerate.main(asked) == 0
-    assert "sr: sources or settings changed, so all training shards are made anew" in capsys.readouterr().out
-
-
-def test_a_round_that_was_killed_is_finished_not_begun_again(
-    photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = arguments(photos, file_store, "task=[sr,jpeg]")
-    assert synthesize.main(asked) == 0
-    assert regenerate.main(asked) == 0
-    after = contents(file_store)
-    assert not any(key.startswith("rounds/") for key in after)
-    identities = {task: versions.current(file_store, task).identity for task in ("sr", "jpeg")}
-    # As a run leaves it that is killed when it has published sr alone.
-    rounds.begin(file_store, identities, 1.0, {"sr": 1, "jpeg": 1})
-    file_store.delete("jpeg/versions/v000002.json")
-    file_store.delete("jpeg/CURRENT")
-    capsys.readouterr()
-    assert regenerate.main(asked) == 0
-    assert "sr: nothing to do, version v000002 is current" in capsys.readouterr().out
-    assert contents(file_store) == after
-    assert regenerate.main(asked) == 0
-    assert versions.current(file_store, "sr").version == versions.current(file_store, "jpeg").version == "v000003"
-
-
-def test_a_damaged_note_of_a_round_is_named(file_store: Store) -> None:
-    rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 3})
-    (key,) = file_store.list("rounds/")
-    assert rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 3}) == {"sr": 4}
-    assert rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 4}) == {"sr": 5}, "it was finished but for its end"
-    file_store.put(key, b"[]")
-    with pytest.raises(UserError, match=f"{key} is damaged: delete it"):
-        rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 3})
-
-
-def test_what_was_withdrawn_does_not_come_back_by_itself(
-    photos: Path, file_store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = arguments(photos, file_store, "task=sr")
-    assert synthesize.main([*asked, "exclude=photo 1.png"]) == 0
-    capsys.readouterr()
-    assert regenerate.main(asked) == 2
-    assert (
-        "sr: 1 images that v000001 left out (excluded, leak) are used, such as photo 1.png" in capsys.readouterr().err
-    )
-    assert regenerate.main([*asked, "exclude=photo 1.png"]) == 0
-    assert synthesize.main(asked) == 0
-    assert "such as photo 1.png" in capsys.readouterr().out
-    assert versions.current(file_store, "sr").sources["images"] == 6
-
-
 def test_a_store_that_lost_its_pointer_or_a_shard_says_so(
     photos: Path, file_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,84 +152,6 @@ def test_what_the_survey_saw_is_kept_with_the_version(photos: Path, file_store: 
         *(f"photo {n}.png" for n in range(5)),
     ]
     assert all((image["width"], image["licence"]) == (96, "unspecified") for image in images)
-
-
-@pytest.mark.parametrize("task", ["deblur", "sr", "demosaic"])
-def test_given_pairs_go_through_the_same_factory(task: str, tmp_path: Path, file_store: Store) -> None:
-    scale = 4 if task == "sr" else 1
-    rng = np.random.default_rng(0)
-    both = {}
-    photographs = [image for image in map(read_image, sample_photographs("train")) if image.ndim == 3]
-    for number in range(4):
-        clean = photographs[number][100:196, 100:220]
-        low = clean[::scale, ::scale] if task != "demosaic" else mosaic(to_rgb(clean), "gbrg")
-        low = np.clip(low.astype(int) + rng.integers(-3, 4, low.shape), 0, 255).astype(np.uint8)
-        for name, pixels in (("clean", clean), ("degraded", low)):
-            write_image(tmp_path / name / f"{name}_{number}.png", pixels)
-        both[to_rgb(clean).tobytes()] = low if task == "demosaic" else to_rgb(low)
-    asked = arguments(tmp_path / "clean", file_store, f"task={task}", f"degraded={tmp_path}/degraded", "grid=48")
-    extra = {"sr": ["tasks.sr.scale=4"], "demosaic": ["tasks.demosaic.pattern=gbrg"]}.get(task, [])
-    assert synthesize.main([*asked, "crops=9", *extra]) == 0
-    manifest = versions.current(file_store, task)
-    assert manifest.recipe["paired"]
-    seen = 0
-    for shard in manifest.shards:
-        for sample in read_shard(file_store.open(manifest.key(shard))):
-            pair = decode_pair(sample)
-            assert pair.meta["paired"]
-            assert pair.meta["parameters"] == {"sr": {"scale": 4}, "demosaic": {"pattern": "gbrg"}}.get(task, {})
-            top, left, height, width = pair.meta["crop"]
-            assert any(
-                np.array_equal(
-                    np.frombuffer(clean, np.uint8).reshape(96, 120, 3)[top:, left:][:height, :width], pair.clean
-                )
-                and np.array_equal(
-                    low[top // scale :, left // scale :][: height // scale, : width // scale], pair.degraded
-                )
-                for clean, low in both.items()
-            )
-            seen += 1
-    assert seen == 4 * 6
-
-
-def test_given_pairs_are_shown_beside_what_the_factory_would_make(photos: Path, tmp_path: Path) -> None:
-    for path in photos.rglob("*.png"):
-        write_image(tmp_path / "degraded" / path.relative_to(photos), 255 - read_image(path))
-    asked = [f"source={photos}", f"degraded={tmp_path}/degraded", "task=weather", "crop=48", "plan_only=true"]
-    assert synthesize.main([*asked, "tasks.weather.kind=rain", f"preview={tmp_path}/sheet.png"]) == 0
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert 2 * 192 < sheet.height < 3 * 192
-
-
-def test_frames_of_a_video_are_averaged(tmp_path: Path, file_store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    photograph = to_rgb(read_image(sample_photographs("train")[4]))
-    for scene in range(3):
-        for number in range(11):
-            frame = photograph[60 * scene :, 3 * number :][:64, :80]
-            write_image(tmp_path / "video" / f"scene {scene}" / f"{number}.png", frame)
-    asked = arguments(tmp_path / "video", file_store, "task=deblur", "frames=5", "tasks.deblur.space=encoded")
-    quiet = ["tasks.deblur.read=1e-9", "tasks.deblur.shot=1e-9"]
-    assert synthesize.main([*asked, *quiet]) == 0
-    assert "3 frames fill no window of 5" in capsys.readouterr().err
-    manifest = versions.current(file_store, "deblur")
-    assert manifest.sources["images"] == 6
-    middles = {}
-    for shard in manifest.shards:
-        for sample in read_shard(file_store.open(manifest.key(shard))):
-            pair = decode_pair(sample)
-            assert (pair.meta["parameters"]["blur"], pair.meta["parameters"]["frames"]) == ("video", 5)
-            top, left, height, width = pair.meta["crop"]
-            for scene in range(3):
-                for first in (0, 5):
-                    frames = [
-                        photograph[60 * scene + top :, 3 * (first + n) + left :][:height, :width] for n in range(5)
-                    ]
-                    if np.array_equal(frames[2], pair.clean):
-                        middles.setdefault(scene, set()).add(shard.split)
-                        error = np.abs(np.mean(frames, axis=0) - pair.degraded)
-                        assert error.max() <= 1
-    assert sorted(middles) == [0, 1, 2]
-    assert all(len(sides) == 1 for sides in middles.values()), "a scene is on one side"
 
 
 def test_what_is_withdrawn_or_guarded_is_refused_and_listed(
