@@ -21,7 +21,7 @@ class Cost:
     """Of one float32 forward pass without gradients.
 
     macs: multiply-adds of convolutions, linear layers, similarities, and attention over the kept neighbours; without
-        the baseline, norms and softmax.
+        the baseline, norms, softmax, and the zeros that heads are padded with.
     memory: bytes of the weights and of the most tensors alive at once. An allocator takes more: on a CPU the process
         grew by up to twice as much.
     attention: the implementation at the finest level.
@@ -107,9 +107,7 @@ def _stage(
     everywhere = nodes * math.prod(windows.counts)
     kept = min(neighbours(k, nodes), nodes)
     offsets = math.prod(2 * side - 1 for side in windows.sides)
-    layer = everywhere * dim * ((4 + 2 * config.ffn_ratio) * dim + 2 * kept) + offsets * PositionBias.HIDDEN * (
-        2 + heads
-    )
+    layer = everywhere * dim * ((4 + 2 * config.ffn_ratio) * dim + 2 * kept) + offsets * PositionBias.HIDDEN * heads
     macs = layers * layer + everywhere * nodes * dim + _conv(dim, dim, pixels).macs
     # Of a layer's two halves, attention holds its input, q, k, v, their result and its projection; the feed-forward its
     # input, the hidden layer before and after the activation.

@@ -11,6 +11,9 @@ from kgt.config import KGTConfig, neighbours
 from kgt.graph import KeyGraph, key_graph
 from kgt.windows import Windows
 
+VECTOR = 16
+"""Channels of a head are padded to a multiple of this: one AVX-512 register, and whole 16-byte loads of any type."""
+
 
 class PositionBias(nn.Module):
     """Continuous relative position bias (Swin V2, eq. 4 and 5): 16 · sigmoid(MLP(log-spaced offset)), one value a head.
@@ -35,12 +38,56 @@ class PositionBias(nn.Module):
         """(h, 2·rows − 1, 2·columns − 1) for windows of `sides` rows and columns."""
         wide = torch.promote_types(self.weight1.dtype, torch.float32)
         device = self.weight1.device
-        rows, columns = (torch.arange(1 - s, s, dtype=wide, device=device) for s in sides)
-        offsets = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1) * (8 / (self.window - 1))
-        offsets = offsets.sign() * (offsets.abs() + 1).log2() / math.log2(8)
+        rows, columns = (torch.arange(1 - side, side, dtype=wide, device=device) for side in sides)
         with torch.autocast(device.type, enabled=False):
-            hidden = F.relu(F.linear(offsets, self.weight1.to(wide), self.bias1.to(wide)))
-            return 16 * F.linear(hidden, self.weight2.to(wide)).movedim(-1, 0).sigmoid()
+            # The first layer is linear in the two offsets, so it is a sum of one term a row and one a column.
+            down, across = self.weight1.to(wide).split(1, 1)
+            down, across = down * self._spaced(rows) + self.bias1.to(wide)[:, None], across * self._spaced(columns)
+            hidden = (down[:, :, None] + across[:, None]).relu_()
+            bias = 16 * (self.weight2.to(wide) @ hidden.flatten(1)).sigmoid()
+            return bias.view(-1, len(rows), len(columns))
+
+    def _spaced(self, offsets: Tensor) -> Tensor:
+        """Log-spaced, ±8 for the configured window's largest offset."""
+        scaled = offsets * (8 / (self.window - 1))
+        return scaled.sign() * (scaled.abs() + 1).log2() / math.log2(8)
+
+
+class SplitHeads(nn.Linear):
+    """The projection to queries, keys and values, every head's channels zero-padded to whole vectors.
+
+    Rows of 30 channels defeat the CPU's vector loads and would be copied for the GPU kernels. Zeros in the weights cost
+    less (on two cores, 180 → 3 · 6 · 32 channels took a fifth less time than 180 → 3 · 6 · 30), and change nothing.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__(dim, 3 * dim)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(W, N, C) → q, k, v, each (W, h, N, d), d padded."""
+        weight, bias = (_padded(x.unflatten(0, (3 * self.heads, -1)), 1) for x in (self.weight, self.bias))
+        q, k, v = F.linear(x, weight.flatten(0, 1), bias.flatten()).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+class MergeHeads(nn.Linear):
+    """The projection of all heads' outputs, padded as by SplitHeads."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__(dim, dim)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(W, h, N, d), d padded → (W, N, C)."""
+        weight = _padded(self.weight.unflatten(1, (self.heads, -1)), 2)
+        return F.linear(x.transpose(1, 2).flatten(2), weight.flatten(1), self.bias)
+
+
+def _padded(x: Tensor, axis: int) -> Tensor:
+    """Zeros up to the next multiple of VECTOR along `axis`."""
+    missing = -x.shape[axis] % VECTOR
+    return F.pad(x, (0, 0) * (x.ndim - 1 - axis) + (0, missing)) if missing else x
 
 
 class Attention(nn.Module):
@@ -48,21 +95,14 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = SplitHeads(dim, heads)
         self.logit_scale = nn.Parameter(torch.full((heads,), math.log(10.0)))
         self.position = PositionBias(heads, window)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = MergeHeads(dim, heads)
 
     def forward(self, x: Tensor, graph: KeyGraph, sides: tuple[int, int]) -> Tensor:
         """(W, N, C) → (W, N, C)."""
-        out = key_graph_attention(*self.project(x), graph, self.logit_scale, self.position(sides))
-        return self.proj(out.transpose(1, 2).flatten(2))
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(W, N, C) → q, k, v, each (W, h, N, d)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return self.proj(key_graph_attention(*self.qkv(x), graph, self.logit_scale, self.position(sides)))
 
 
 class KGTLayer(nn.Module):

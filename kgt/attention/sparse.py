@@ -15,16 +15,25 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from kgt.attention.scores import NORM_EPSILON, node_offsets
-from kgt.attention.vectors import add_scaled, dot
+from kgt.attention.scores import NORM_EPSILON
+from kgt.attention.vectors import (
+    LANES,
+    add_scaled,
+    add_to_rows,
+    biased_dots,
+    dot,
+    dots,
+    exponentials,
+    load_row,
+    scale_row,
+    store_row,
+    weighted_sum,
+)
 from kgt.graph import KeyGraph
 from kgt.threads import run_tasks
 
 _SHARES = 32
 """Parts that the windows are split into at most: enough for many cores, few enough for the bias gradients' memory."""
-
-_LANES = 16
-"""Head widths are zero-padded to a multiple of this, one AVX-512 register (60-byte rows defeat vector loads)."""
 
 
 def sparse_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, scale: Tensor, bias: Tensor) -> Tensor:
@@ -39,7 +48,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Returns the output (W, h, N, d) and the rows' log-sum-exp (W, h, N)."""
     out, lse = _empty_heads_inside(q), q.new_empty(q.shape[:3])
-    inputs = (q, k, v, indices, counts, scale, bias.flatten(1), node_offsets(bias.shape), out, lse)
+    inputs = (*_rows_contiguous(q, k, v), indices, counts, scale, *_table(bias), out, lse)
     shares = min(len(q), _SHARES)
     run_tasks(_forward_kernel(_padded(q.shape[3])), shares * q.shape[1], shares, *_arrays(inputs))
     return out, lse
@@ -63,7 +72,8 @@ def _backward(
     shares = min(len(q), _SHARES)
     grad_scale = scale.new_zeros(shares, *scale.shape)
     grad_bias = bias.new_zeros(shares, len(bias), bias[0].numel())
-    inputs = (grad, out, lse, q, k, v, indices, counts, scale, bias.flatten(1), node_offsets(bias.shape))
+    grad, q, k, v = _rows_contiguous(grad, q, k, v)
+    inputs = (grad, out, lse, q, k, v, indices, counts, scale, *_table(bias))
     outputs = (*grads, grad_scale, grad_bias)
     run_tasks(_backward_kernel(_padded(q.shape[3])), shares * q.shape[1], shares, *_arrays((*inputs, *outputs)))
     return *grads, grad_scale.sum(0), grad_bias.sum(0).view_as(bias)
@@ -100,76 +110,70 @@ def _empty_heads_inside(x: Tensor) -> Tensor:
     return x.new_empty(windows, nodes, heads, width).transpose(1, 2)
 
 
-def _arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
-    return [x.detach().numpy() for x in tensors]
+def _rows_contiguous(*tensors: Tensor) -> list[Tensor]:
+    return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
+
+
+def _table(bias: Tensor) -> tuple[Tensor, int]:
+    """Every head's biases side by side, and the columns of a window."""
+    return bias.flatten(1).contiguous(), (bias.shape[2] + 1) // 2
+
+
+def _arrays(arguments: Iterable[Tensor | int]) -> list[np.ndarray | int]:
+    return [x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments]
 
 
 def _padded(width: int) -> int:
-    return -(-width // _LANES) * _LANES
+    """Head widths are zero-padded to whole vectors: rows of 60 bytes defeat their loads."""
+    return -(-width // LANES) * LANES
 
 
 _jit = functools.partial(njit, nogil=True, cache=True, fastmath=True, error_model="numpy")
 
 
 @_jit()
-def _load(x, w, h, to):
-    """Copy head h of window w."""
-    for i in range(x.shape[2]):
-        for c in range(x.shape[3]):
-            to[i, c] = x[w, h, i, c]
+def _read_row(indices, w, i, columns, index, places):
+    """The neighbours of node i, and where their biases are in a table with rows of 2 · columns − 1."""
+    nodes = indices.shape[1]
+    here = np.int32(_place(i, columns) + _place(nodes - 1, columns))
+    wider, inverse = np.int32(columns - 1), np.float32(1.0) / np.float32(columns)
+    for j in range(index.size):
+        index[j] = indices[w, i, j]
+    for j in range(index.size):
+        # Division by a product, which has a vector instruction; exact for what an int16 can hold.
+        row = np.int32((np.float32(index[j]) + np.float32(0.5)) * inverse)
+        places[j] = here - index[j] - row * wider
 
 
 @_jit()
-def _load_unit(x, w, h, to, inverse):
+def _place(node, columns):
+    """Of a node in a table with rows of 2 · columns − 1; differences of places are those of positions."""
+    return node + node // columns * (columns - 1)
+
+
+@_jit(inline="always")
+def _load_units(x, w, h, to, inverse, width):
     """Copy head h of window w as unit vectors, with the inverse lengths."""
     for i in range(x.shape[2]):
-        square = np.float32(NORM_EPSILON)
-        for c in range(x.shape[3]):
-            square += x[w, h, i, c] * x[w, h, i, c]
-        inverse[i] = np.float32(1.0) / np.sqrt(square)
-        for c in range(x.shape[3]):
-            to[i, c] = x[w, h, i, c] * inverse[i]
+        load_row(x, w, h, i, to, i)
+        inverse[i] = np.float32(1.0) / np.sqrt(dot(to, i, to, i, width) + np.float32(NORM_EPSILON))
+        scale_row(to, i, inverse[i], to, i, width)
 
 
-@_jit()
-def _store_unit_gradient(to, w, h, gradient, unit, inverse):
+@_jit(inline="always")
+def _store_unit_gradient(to, w, h, gradient, unit, inverse, width):
     """The gradient through x ↦ x / √(|x|² + ε): (g − x̂ (x̂ · g)) / √(|x|² + ε), with x̂ the result."""
     for i in range(to.shape[2]):
-        along = np.float32(0.0)
-        for c in range(to.shape[3]):
-            along += unit[i, c] * gradient[i, c]
-        for c in range(to.shape[3]):
-            to[w, h, i, c] = (gradient[i, c] - unit[i, c] * along) * inverse[i]
+        add_scaled(gradient, i, -dot(unit, i, gradient, i, width), unit, i, width)
+        scale_row(gradient, i, inverse[i], gradient, i, width)
+        store_row(to, w, h, i, gradient, i)
 
 
-@_jit()
-def _exponentials(scores, n, shift, powers):
-    """scores[:n] ← exp(scores[:n] − shift), at least 2⁻¹²⁶; returns their sum. Cephes' exp2f, within 2e-7."""
-    factor = powers.view(np.float32)
-    for j in range(n):
-        x = max((scores[j] - shift) * np.float32(1.4426950408889634), np.float32(-126.0))
-        whole = np.floor(x + np.float32(0.5))
-        powers[j] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        x -= whole
-        y = np.float32(1.535336188319500e-4)
-        y = y * x + np.float32(1.339887440266574e-3)
-        y = y * x + np.float32(9.618437357674640e-3)
-        y = y * x + np.float32(5.550332471162809e-2)
-        y = y * x + np.float32(2.402264791363012e-1)
-        y = y * x + np.float32(6.931472028550421e-1)
-        scores[j] = y * x + np.float32(1.0)
-    total = np.float32(0.0)
-    for j in range(n):
-        scores[j] *= factor[j]
-        total += scores[j]
-    return total
-
-
-_GRAPH = "int16[:,:,::1], int16[:,::1], float32[:], float32[:,:], int64[::1]"  # indices, counts, scale, bias, offset
 _X = "float32[:,:,:,:]"
-_FORWARD = f"void(int64, int64, {_X}, {_X}, {_X}, {_GRAPH}, {_X}, float32[:,:,::1])"
+_SETTING = "int16[:,:,::1], int16[:,::1], float32[:], float32[:,::1], int64"  # indices, counts, scale, bias, columns
+_FORWARD = f"void(int64, int64, {_X}, {_X}, {_X}, {_SETTING}, {_X}, float32[:,:,::1])"
 _BACKWARD = (
-    f"void(int64, int64, {_X}, {_X}, float32[:,:,::1], {_X}, {_X}, {_X}, {_GRAPH}, {_X}, {_X}, {_X}, "
+    f"void(int64, int64, {_X}, {_X}, float32[:,:,::1], {_X}, {_X}, {_X}, {_SETTING}, {_X}, {_X}, {_X}, "
     "float32[:,::1], float32[:,:,::1])"
 )
 
@@ -179,35 +183,29 @@ def _forward_kernel(width: int) -> Callable[..., None]:
     """For heads padded to `width` channels; a kernel is compiled when first wanted, and cached on disk."""
 
     @_jit(_FORWARD)
-    def forward(task, shares, q, k, v, indices, counts, scale, bias, offset, out, lse):
-        windows, heads, nodes, d = q.shape
+    def forward(task, shares, q, k, v, indices, counts, scale, bias, columns, out, lse):
+        windows, heads, nodes, _ = q.shape
         h, share = task % heads, task // heads
         queries, keys = np.zeros((nodes, width), np.float32), np.zeros((nodes, width), np.float32)
         values, inverse = np.zeros((nodes, width), np.float32), np.empty(nodes, np.float32)
-        scores, powers = np.empty(indices.shape[2], np.float32), np.empty(indices.shape[2], np.int32)
-        query, total = np.empty((1, width), np.float32), np.empty((1, width), np.float32)
+        length = indices.shape[2]
+        index, places = np.empty(length, np.int32), np.empty(length, np.int32)
+        scores, row = np.empty(length, np.float32), np.empty((2, width), np.float32)
         for w in range(share * windows // shares, (share + 1) * windows // shares):
-            _load_unit(q, w, h, queries, inverse)
-            _load_unit(k, w, h, keys, inverse)
-            _load(v, w, h, values)
+            _load_units(q, w, h, queries, inverse, width)
+            _load_units(k, w, h, keys, inverse, width)
+            for i in range(nodes):
+                load_row(v, w, h, i, values, i)
             for i in range(nodes):
                 n = counts[w, i]
-                place = offset[i] + offset[nodes - 1]
-                for c in range(width):
-                    query[0, c] = queries[i, c] * scale[h]
-                top = np.float32(-3e38)
-                for j in range(n):
-                    key = indices[w, i, j]
-                    score = dot(query, 0, keys, key, width) + bias[h, place - offset[key]]
-                    scores[j] = score
-                    top = max(top, score)
-                norm = _exponentials(scores, n, top, powers)
+                _read_row(indices, w, i, columns, index, places)
+                scale_row(row, 0, scale[h], queries, i, width)
+                top = biased_dots(row, 0, keys, index, n, bias[h], places, scores, width)
+                norm = exponentials(scores, n, top)
                 lse[w, h, i] = top + np.log(norm)
-                total[:] = 0
-                for j in range(n):
-                    add_scaled(total, 0, values, indices[w, i, j], scores[j], width)
-                for c in range(d):
-                    out[w, h, i, c] = total[0, c] / norm
+                weighted_sum(scores, values, index, n, row, 0, width)
+                scale_row(row, 1, np.float32(1.0) / norm, row, 0, width)
+                store_row(out, w, h, i, row, 1)
 
     return forward
 
@@ -218,53 +216,48 @@ def _backward_kernel(width: int) -> Callable[..., None]:
 
     @_jit(_BACKWARD)
     def backward(
-        task, shares, grad, out, lse, q, k, v, indices, counts, scale, bias, offset, dq, dk, dv, dscale, dbias
+        task, shares, grad, out, lse, q, k, v, indices, counts, scale, bias, columns, dq, dk, dv, dscale, dbias
     ):
-        windows, heads, nodes, d = q.shape
+        windows, heads, nodes, _ = q.shape
         h, share = task % heads, task // heads
         queries, keys = np.zeros((nodes, width), np.float32), np.zeros((nodes, width), np.float32)
         values, grads = np.zeros((nodes, width), np.float32), np.zeros((nodes, width), np.float32)
         query_inverse, key_inverse = np.empty(nodes, np.float32), np.empty(nodes, np.float32)
-        query_grads, key_grads = np.zeros((nodes, width), np.float32), np.zeros((nodes, width), np.float32)
-        value_grads = np.zeros((nodes, width), np.float32)
-        scores, powers = np.empty(indices.shape[2], np.float32), np.empty(indices.shape[2], np.int32)
-        score_grads = np.empty(indices.shape[2], np.float32)
-        query, total = np.empty((1, width), np.float32), np.empty((1, width), np.float32)
+        query_grads, key_grads = np.empty((nodes, width), np.float32), np.empty((nodes, width), np.float32)
+        value_grads = np.empty((nodes, width), np.float32)
+        length = indices.shape[2]
+        index, places = np.empty(length, np.int32), np.empty(length, np.int32)
+        scores, score_grads = np.empty(length, np.float32), np.empty(length, np.float32)
+        row = np.zeros((2, width), np.float32)
         for w in range(share * windows // shares, (share + 1) * windows // shares):
-            _load_unit(q, w, h, queries, query_inverse)
-            _load_unit(k, w, h, keys, key_inverse)
-            _load(v, w, h, values)
-            _load(grad, w, h, grads)
+            _load_units(q, w, h, queries, query_inverse, width)
+            _load_units(k, w, h, keys, key_inverse, width)
+            for i in range(nodes):
+                load_row(v, w, h, i, values, i)
+                load_row(grad, w, h, i, grads, i)
             key_grads[:] = 0
             value_grads[:] = 0
             for i in range(nodes):
                 n = counts[w, i]
-                place = offset[i] + offset[nodes - 1]
-                through_norm = np.float32(0.0)
-                for c in range(d):
-                    through_norm += grads[i, c] * out[w, h, i, c]
-                for c in range(width):
-                    query[0, c] = queries[i, c] * scale[h]
+                _read_row(indices, w, i, columns, index, places)
+                load_row(out, w, h, i, row, 1)
+                through_norm = dot(grads, i, row, 1, width)
+                scale_row(row, 0, scale[h], queries, i, width)
+                biased_dots(row, 0, keys, index, n, bias[h], places, scores, width)
+                dots(grads, i, values, index, n, score_grads, width)
+                exponentials(scores, n, lse[w, h, i])
                 for j in range(n):
-                    key = indices[w, i, j]
-                    scores[j] = dot(query, 0, keys, key, width) + bias[h, place - offset[key]]
-                    score_grads[j] = dot(grads, i, values, key, width) - through_norm
-                _exponentials(scores, n, lse[w, h, i], powers)
-                total[:] = 0
+                    score_grads[j] = scores[j] * (score_grads[j] - through_norm)
                 for j in range(n):
-                    key = indices[w, i, j]
-                    score_grad = scores[j] * score_grads[j]
-                    dbias[share, h, place - offset[key]] += score_grad
-                    add_scaled(total, 0, keys, key, score_grad, width)
-                    add_scaled(key_grads, key, query, 0, score_grad, width)
-                    add_scaled(value_grads, key, grads, i, scores[j], width)
-                dscale[share, h] += dot(total, 0, queries, i, width)
-                for c in range(width):
-                    query_grads[i, c] = total[0, c] * scale[h]
-            _store_unit_gradient(dq, w, h, query_grads, queries, query_inverse)
-            _store_unit_gradient(dk, w, h, key_grads, keys, key_inverse)
+                    dbias[share, h, places[j]] += score_grads[j]
+                add_to_rows(key_grads, index, n, score_grads, row, 0, width)
+                add_to_rows(value_grads, index, n, scores, grads, i, width)
+                weighted_sum(score_grads, keys, index, n, query_grads, i, width)
+                dscale[share, h] += dot(query_grads, i, queries, i, width)
+                scale_row(query_grads, i, scale[h], query_grads, i, width)
+            _store_unit_gradient(dq, w, h, query_grads, queries, query_inverse, width)
+            _store_unit_gradient(dk, w, h, key_grads, keys, key_inverse, width)
             for i in range(nodes):
-                for c in range(d):
-                    dv[w, h, i, c] = value_grads[i, c]
+                store_row(dv, w, h, i, value_grads, i)
 
     return backward

@@ -32,7 +32,7 @@ def inputs(side: int, pixels: int) -> tuple[Tensor, list[Tensor]]:
     with torch.no_grad():
         nodes = Windows(pixels, pixels, side).partition(network.norm_in(network.head(photo)))
         attention: Attention = network.stages[0].layers[0].attention
-        q, k, v = attention.project(nodes)
+        q, k, v = attention.qkv(nodes)
         leaves = [q, k, v, attention.logit_scale, attention.position((side, side))]
     return nodes, [leaf.detach().requires_grad_() for leaf in leaves]
 

@@ -12,11 +12,12 @@ from kgt.config import TOPK_NODES, KGTConfig, preset
 from kgt.info import cost
 from kgt.model import KGT
 
+# Heads of whole vectors, as what others are padded with is not counted.
 SMALL = {
     "u": KGTConfig("u", 16, (1, 2, 1), (1, 2, 4), refinement=1, window=8, similarity="dot"),
-    "u without refinement": KGTConfig("u", 8, (1, 1), (1, 2), window=16, similarity="dot"),
-    "x2": KGTConfig("columnar", 12, (2, 1), (2, 3), window=8, similarity="dot", scale=2, baseline="bicubic"),
-    "x3": KGTConfig("columnar", 12, (1,), (2,), window=8, similarity="dot", scale=3, baseline="bicubic"),
+    "u without refinement": KGTConfig("u", 16, (1, 1), (1, 2), window=16, similarity="dot"),
+    "x2": KGTConfig("columnar", 96, (2, 1), (2, 3), window=8, similarity="dot", scale=2, baseline="bicubic"),
+    "x3": KGTConfig("columnar", 32, (1,), (2,), window=8, similarity="dot", scale=3, baseline="bicubic"),
 }
 
 
