@@ -14,9 +14,6 @@ from kgt.ordering import bisection_order
 from kgt.selection import select_fused, select_neighbours
 from kgt.tiles import TILE, TiledGraph, tile_graph, worth_gathering
 
-CHUNK = 1 << 22
-"""Similarities that are held at once (float32: 16 MiB)."""
-
 _REGIONS = -1, 4
 """The first region's number and that after the last: padding, and a half-shifted window's four corners at most."""
 
@@ -86,15 +83,7 @@ def key_graph(
             vectors = F.normalize(vectors, dim=-1)
         if kernels.obstacle(features.device) is None:
             return _fused(vectors, k, regions, backward)
-        windows, nodes = vectors.shape[:2]
-        step = max(1, CHUNK // nodes**2)
-        parts = []
-        for start in range(0, windows, step):
-            chunk = vectors[start : start + step]
-            members = None if regions is None else regions[torch.arange(start, start + len(chunk)) % len(regions)]
-            parts.append(select_neighbours(chunk @ chunk.mT, k, members))
-        indices, counts = zip(*parts, strict=True)
-        return KeyGraph(torch.cat(indices), torch.cat(counts))
+        return KeyGraph(*select_neighbours(vectors, k, regions))
 
 
 def _fused(vectors: Tensor, k: int, regions: Tensor | None, backward: bool) -> KeyGraph:

@@ -7,10 +7,9 @@ import torch
 
 from kgt.attention import Choice, choose
 from kgt.config import KGTConfig, neighbours
-from kgt.graph import CHUNK
 from kgt.layers import PositionBias
 from kgt.model import KGT
-from kgt.selection import row_length
+from kgt.selection import CHUNK, row_length
 from kgt.windows import Windows
 
 _FLOAT = 4
@@ -115,6 +114,6 @@ def _stage(
     # Dense attention's N² scores, before and after each of masking and softmax.
     scores = 2 * everywhere * heads * nodes if attention == "dense" else 0
     # While the graph is made: the nodes, their centred and their normalised copy, and a chunk of similarities.
-    making = 3 * everywhere * dim + min(everywhere * nodes, max(CHUNK, nodes**2))
+    making = 3 * everywhere * dim + min(everywhere * nodes, CHUNK)
     indices = 2 * everywhere * row_length(kept, nodes)
     return _Part(macs, held + indices + _FLOAT * (pixels * dim + max(making, live + scores)))

@@ -14,6 +14,15 @@ from kgt.tiles import TILE, row_words
 ROW_MULTIPLE = 8
 """Rows of neighbour indices are padded to a multiple of this, for the sake of vector loads."""
 
+CHUNK = 1 << 18
+"""Similarities that the CPU holds at once: 1 MiB of them stays in a core's cache."""
+
+_TASK = 32
+"""Rows that a thread takes at a time."""
+
+_SORTED = 1 << 26
+"""Similarities that are sorted at once, elsewhere."""
+
 _ROWS, _CHUNK, _KEPT = 16, 256, 4
 """Of a program of `select_fused`: rows, columns of a chunk, and how many chunks of keys stay in registers."""
 
@@ -21,23 +30,27 @@ _INELIGIBLE, _ITSELF = -(1 << 31), (1 << 31) - 1
 """Keys below and above those of every finite similarity."""
 
 
-def select_neighbours(similarity: Tensor, k: int, regions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The self and the most similar eligible others of every row, min(k, eligible) in all, in ascending order.
+def select_neighbours(vectors: Tensor, k: int, regions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The self and the most similar eligible others of every node, min(k, eligible) in all, in ascending order.
 
-    similarity: (W, N, N) float32. regions: (W, N), as in `kgt.graph.key_graph`.
+    vectors: (W, N, C) float32; nodes are similar by their inner product. regions: (P, N), as in `kgt.graph.key_graph`.
 
     Returns indices (W, N, K) int16, padded by node 0, and counts (W, N) int16.
     """
-    if similarity.device.type == "cpu":
-        return _select_cpu(similarity, k, regions)
-    return _select_sorted(similarity, k, regions)
+    if vectors.device.type == "cpu":
+        return _select_cpu(vectors, k, regions)
+    windows = torch.arange(len(vectors), device=vectors.device)
+    parts = [
+        _select_sorted(vectors[some] @ vectors[some].mT, k, None if regions is None else regions[some % len(regions)])
+        for some in windows.split(max(1, _SORTED // vectors.shape[1] ** 2))
+    ]
+    indices, counts = zip(*parts, strict=True)
+    return torch.cat(indices), torch.cat(counts)
 
 
 @torch.library.custom_op("kgt::select_fused", mutates_args=())
 def select_fused(vectors: Tensor, k: int, regions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """`select_neighbours` of the similarities vectors · vectorsᵀ, which are never written to memory (Triton).
-
-    vectors: (W, N, C) float32. regions: (P, N), as in `kgt.graph.key_graph`.
+    """`select_neighbours` by similarities that are never written to memory (Triton).
 
     Returns bits (W, N, words) int32, as in `kgt.tiles.TiledGraph`, indices (W, N, K) int16 and counts (W, N) int16.
     """
@@ -104,43 +117,56 @@ def _select_sorted(similarity: Tensor, k: int, regions: Tensor | None) -> tuple[
 
 
 @torch.library.custom_op("kgt::select_neighbours", mutates_args=())
-def _select_cpu(similarity: Tensor, k: int, regions: Tensor | None) -> tuple[Tensor, Tensor]:
-    windows, nodes = similarity.shape[:2]
+def _select_cpu(vectors: Tensor, k: int, regions: Tensor | None) -> tuple[Tensor, Tensor]:
+    windows, nodes, _ = vectors.shape
     indices = torch.zeros(windows, nodes, row_length(k, nodes), dtype=torch.int16)
     counts = torch.empty(windows, nodes, dtype=torch.int16)
-    members = torch.zeros(windows, nodes, dtype=torch.int8) if regions is None else regions.to(torch.int8)
-    arrays = (tensor.contiguous().numpy() for tensor in (similarity, members))
-    run_tasks(_select_window, windows, *arrays, k, indices.numpy(), counts.numpy())
+    members = torch.zeros(1, nodes, dtype=torch.int8) if regions is None else regions.to(torch.int8).contiguous()
+    together, rows = max(1, CHUNK // nodes**2), min(nodes, max(1, CHUNK // nodes))  # rows of many windows, or of one
+    held = vectors.new_empty(min(together, windows), rows, nodes)
+    for window in range(0, windows, together):
+        chunk = vectors[window : window + together]
+        for row in range(0, nodes, rows):
+            ours = chunk[:, row : row + rows]
+            similarity = torch.bmm(ours, chunk.mT, out=held[: len(ours), : ours.shape[1]])
+            _select_chunk(similarity, members, window, row, k, indices, counts)
     return indices, counts
 
 
+def _select_chunk(
+    similarity: Tensor, members: Tensor, window: int, row: int, k: int, indices: Tensor, counts: Tensor
+) -> None:
+    """Fill in the rows of `similarity` (windows, rows, N), its first one being that `row` of that `window`."""
+    arrays = (x.numpy() for x in (similarity, members, indices, counts))
+    tasks = -(-similarity.shape[0] * similarity.shape[1] // _TASK)
+    run_tasks(_select_rows, tasks, *arrays, window, row, k)
+
+
 @_select_cpu.register_fake
-def _(similarity: Tensor, k: int, regions: Tensor | None) -> tuple[Tensor, Tensor]:
-    windows, nodes = similarity.shape[:2]
-    return (
-        similarity.new_empty(windows, nodes, row_length(k, nodes), dtype=torch.int16),
-        similarity.new_empty(windows, nodes, dtype=torch.int16),
-    )
+def _(vectors: Tensor, k: int, regions: Tensor | None) -> tuple[Tensor, Tensor]:
+    return _empty_selection(vectors, k)[1:]
 
 
 @njit(nogil=True, cache=True)
-def _select_window(w, similarity, regions, k, indices, counts):
-    """Rows of window w. The threshold that k keys reach is found by bisection: counting passes, no sort, no heap."""
-    nodes = similarity.shape[1]
+def _select_rows(task, similarity, members, indices, counts, window, first, k):
+    """The threshold that k keys reach is found by bisection: counting passes, no sort, no heap."""
+    windows, rows, nodes = similarity.shape
     row = np.empty(nodes, np.float32)
     bits = row.view(np.int32)
     keys = np.empty(nodes, np.int32)
     chosen = np.empty(nodes + 1, np.int16)
-    for i in range(nodes):
+    for r in range(task * _TASK, min((task + 1) * _TASK, windows * rows)):
+        i, w = first + r % rows, window + r // rows
+        regions, similarities = members[w % members.shape[0]], similarity[r // rows, r % rows]
         for j in range(nodes):
-            row[j] = similarity[w, i, j] + np.float32(0.0)  # −0 and +0 tie
-        region = regions[w, i]
+            row[j] = similarities[j] + np.float32(0.0)  # −0 and +0 tie
+        region = regions[i]
         eligible = np.int32(1)
         lowest = np.int32(_ITSELF)
         for j in range(nodes):
             # Integers in the order of the floats they are the bits of.
             key = bits[j] ^ ((bits[j] >> np.int32(31)) & np.int32(0x7FFFFFFF))
-            is_eligible = (region >= 0) & (regions[w, j] == region) & (j != i)
+            is_eligible = (region >= 0) & (regions[j] == region) & (j != i)
             keys[j] = key if is_eligible else np.int32(_INELIGIBLE)
             lowest = min(lowest, key if is_eligible else np.int32(_ITSELF))
             eligible += np.int32(is_eligible)

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kgt import graph as graph_module
+from kgt import selection
 from kgt.config import RANDOM_TOPK
 from kgt.graph import KeyGraph, draw_topk, key_graph
-from kgt.selection import _select_sorted, select_neighbours
+from kgt.selection import _select_chunk, _select_sorted, row_length
 
 
 def neighbours_by_definition(similarity: np.ndarray, k: int, regions: np.ndarray | None) -> list[list[list[int]]]:
@@ -37,6 +37,16 @@ def lists(indices: Tensor, counts: Tensor) -> list[list[list[int]]]:
     ]
 
 
+def select(similarity: Tensor, k: int, regions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """By the CPU's kernel, from similarities as they are."""
+    windows, nodes = similarity.shape[:2]
+    indices = torch.zeros(windows, nodes, row_length(k, nodes), dtype=torch.int16)
+    counts = torch.empty(windows, nodes, dtype=torch.int16)
+    members = torch.zeros(1, nodes, dtype=torch.int8) if regions is None else regions
+    _select_chunk(similarity, members, 0, 0, k, indices, counts)
+    return indices, counts
+
+
 @given(seed=st.integers(0, 10**6), nodes=st.integers(1, 40), k=st.integers(1, 50), with_regions=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_selection_is_the_definition_even_where_most_similarities_tie(
@@ -47,14 +57,14 @@ def test_selection_is_the_definition_even_where_most_similarities_tie(
     regions = rng.integers(-1, 3, (2, nodes)).astype(np.int8) if with_regions else None
     expected = neighbours_by_definition(similarity, k, regions)
     arguments = torch.from_numpy(similarity), k, None if regions is None else torch.from_numpy(regions)
-    assert lists(*select_neighbours(*arguments)) == expected
-    for ours, other in zip(select_neighbours(*arguments), _select_sorted(*arguments), strict=True):
+    assert lists(*select(*arguments)) == expected
+    for ours, other in zip(select(*arguments), _select_sorted(*arguments), strict=True):
         assert torch.equal(ours, other)
 
 
 def test_minus_zero_ties_with_zero() -> None:
     similarity = torch.tensor([[[1.0, -0.0, 0.0, -0.0]]]).expand(1, 4, 4).contiguous()
-    indices, _ = select_neighbours(similarity, 2)
+    indices, _ = select(similarity, 2)
     assert indices[0, 0, :2].tolist() == [0, 1]
 
 
@@ -106,10 +116,11 @@ def test_what_is_not_eligible_has_no_influence() -> None:
         assert torch.equal(one, other)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", [5 * 16**2, 3 * 16, 1])
+def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     features, regions = torch.randn(12, 16, 4), torch.randint(0, 2, (4, 16))
     whole = key_graph(features, 5, regions=regions)
-    monkeypatch.setattr(graph_module, "CHUNK", 5 * 16**2)
+    monkeypatch.setattr(selection, "CHUNK", chunk)
     parts = key_graph(features, 5, regions=regions)
     assert torch.equal(whole.indices, parts.indices)
     assert torch.equal(whole.counts, parts.counts)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from kgt.attention import forced
 from kgt.config import TOPK_NODES, KGTConfig, preset
@@ -19,6 +19,12 @@ SMALL = {
     "x2": KGTConfig("columnar", 96, (2, 1), (2, 3), window=8, similarity="dot", scale=2, baseline="bicubic"),
     "x3": KGTConfig("columnar", 32, (1,), (2,), window=8, similarity="dot", scale=3, baseline="bicubic"),
 }
+
+
+@register_flop_formula(torch.ops.kgt.select_neighbours)
+def similarities(vectors: torch.Size, *_: object, **__: object) -> int:
+    windows, nodes, channels = vectors
+    return 2 * windows * nodes * nodes * channels
 
 
 @pytest.mark.parametrize("name", SMALL)
