@@ -1,79 +1,161 @@
-"""Attention on the CPU: implementation × window × k, forward and forward + backward.
+"""Attention over a Key-Graph: our implementations and their peers, forward and backward, time and memory.
 
-    python tests/benchmarks/attention.py --threads 1 --json attention.json
+    python tests/benchmarks/attention.py --goals --json attention.json
+    python tests/benchmarks/attention.py --device cuda --dtype bfloat16 --goals
 
-Graphs, queries, keys and values are those of the first layer of an untrained kgt-s on a photograph (scikit-image's
-astronaut): on random numbers graphs look different. Gradients are those of q, k, v, the logit scale and the bias.
+A row is one implementation on one graph. `ours` marks what the dispatcher picks; the last columns say how many times
+longer the row takes than that, below 1 where we lose. k is that of windows of 1024 nodes; smaller and larger ones keep
+the same share, as in the model. Rows of a graph are timed in turns; calls that take seconds are timed once. The graph
+is timed apart, in a table of its own, for it is made once for the layers of a stage.
 """
 
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import skimage.data
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 import torch
-from harness import arguments, measure, report
+import torch.nn.functional as F
 from torch import Tensor
 
-from kgt.attention import forced, key_graph_attention
-from kgt.config import preset
+from kgt.config import RANDOM_TOPK, neighbours
+from kgt.errors import UserError
 from kgt.graph import KeyGraph, key_graph
-from kgt.layers import Attention
-from kgt.model import KGT
-from kgt.windows import Windows
+from kgt.ordering import bisection_order
+from kgt.tiles import TILE
+from tests.benchmarks.dispatch import sweep
+from tests.benchmarks.features import KINDS, SUBJECTS, Features, features, trained
+from tests.benchmarks.goals import PASSES, attention_goals
+from tests.benchmarks.harness import Timing, arguments, finish_of, interleave, measure, print_table, report, start
+from tests.benchmarks.memory import peak_memory
+from tests.benchmarks.peers import Peer, Problem, both, forward, implementations, peers, problem
 
-IMPLEMENTATIONS = ("dense", "gather", "sparse")
+LAYERS = 6
+"""Layers of a kgt-s stage, which share its graph."""
 
-
-def inputs(side: int, pixels: int) -> tuple[Tensor, list[Tensor]]:
-    """The nodes (W, N, C) of a `pixels`² crop in windows of `side`, and leaves for q, k, v, logit scale and bias."""
-    torch.manual_seed(0)
-    network = KGT(preset("kgt-s", "sr", 2)).network
-    photo = torch.from_numpy(skimage.data.astronaut()[:pixels, 100 : 100 + pixels]).permute(2, 0, 1)[None] / 255
-    with torch.no_grad():
-        nodes = Windows(pixels, pixels, side).partition(network.norm_in(network.head(photo)))
-        attention: Attention = network.stages[0].layers[0].attention
-        q, k, v = attention.qkv(nodes)
-        leaves = [q, k, v, attention.logit_scale, attention.position((side, side))]
-    return nodes, [leaf.detach().requires_grad_() for leaf in leaves]
+_PATIENCE = 1.0
+"""Seconds of a call beyond which it is timed once."""
 
 
-def forward(leaves: list[Tensor], graph: KeyGraph) -> Tensor:
-    """One attention over the graph, gradients recorded."""
-    q, k, v, scale, bias = leaves
-    return key_graph_attention(q, k, v, graph, scale, bias)
-
-
-def both(leaves: list[Tensor], graph: KeyGraph) -> Callable[[], object]:
-    """A call that runs it forward and backward."""
-    return lambda: torch.autograd.grad(forward(leaves, graph).sum(), leaves)
-
-
-def main(argv: list[str]) -> None:
+def main() -> None:
+    """Measure and report."""
     parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of q, k and v")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch and of the kernels")
-    parser.add_argument("--sides", type=int, nargs="+", default=[8, 16, 32], help="window sides")
-    parser.add_argument("--pixels", type=int, default=64, help="side of the square crop")
-    parser.add_argument("--runs", type=int, default=5)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    rows = []
-    for side in args.sides:
-        nodes, leaves = inputs(side, args.pixels)
-        for share in (16, 8, 4, 2, 1):
-            k = side * side // share
-            row = {"nodes": side * side, "k": k, "graph": measure(lambda n=nodes, k=k: key_graph(n, k), runs=args.runs)}
-            graph = key_graph(nodes, k)
-            for name in IMPLEMENTATIONS:
-                if name == "gather" and k > 64:
-                    continue  # seconds a call, and copies of gigabytes
-                with forced(name), torch.no_grad():
-                    row[f"{name} fwd"] = measure(lambda a=leaves, g=graph: forward(a, g), runs=args.runs)
-                with forced(name):
-                    row[f"{name} fwd+bwd"] = measure(both(leaves, graph), runs=args.runs)
-            rows.append(row)
-    title = f"attention, {args.pixels}x{args.pixels} pixels, 6 heads of 30 channels, {args.threads} threads"
-    report(title, rows, path=args.json, packages=("torch", "numba", "numpy"))
+    parser.add_argument("--features", nargs="+", choices=KINDS, default=["sr-clean", "random"], help="of which inputs")
+    parser.add_argument("--steps", type=int, default=200, help="that the models of the features are trained")
+    parser.add_argument("--sides", type=int, nargs="+", default=[16, 32, 64], help="of the windows")
+    parser.add_argument("--k", type=int, nargs="+", default=list(RANDOM_TOPK), help="neighbours a node of 1024")
+    parser.add_argument("--nodes", type=int, help="in all windows together (default: 2048, on a GPU 65536)")
+    parser.add_argument("--runs", type=int, default=5, help="calls timed of each")
+    parser.add_argument("--alone", action="store_true", help="without peers")
+    parser.add_argument("--goals", action="store_true", help="sweep the dispatcher too, and say which goals are met")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no CUDA device here; take --device cpu")
+    torch.set_num_threads(given.threads)
+    device, dtype = torch.device(given.device), getattr(torch, given.dtype)
+    nodes = given.nodes or (65536 if given.device == "cuda" else 2048)
+    rows: list[dict[str, Any]] = []
+    graphs: list[dict[str, Any]] = []
+    for kind, side in itertools.product(given.features, given.sides):
+        found = features(kind, side, max(1, nodes // side**2), steps=given.steps)
+        for k in given.k:
+            about = {"features": kind, "N": side * side, "k": k}
+            graph, taken = _graph(found, neighbours(k, side * side), device, dtype, given.runs)
+            todo = problem(found, graph, device, dtype)
+            contenders = implementations(todo) if given.alone else [*implementations(todo), *peers(todo)]
+            measured = _rows(todo, contenders, given.runs)
+            rows += [about | row for row in measured]
+            graphs.append(about | taken | _amortised(taken["graph"], next(row for row in measured if row["ours"])))
+
+    models = {name: trained(name, given.steps)[1] for name in SUBJECTS if any(name in kind for kind in given.features)}
+    more: dict[str, Any] = {"threads": given.threads, "dtype": given.dtype, "nodes": nodes, "models": models}
+    title = f"attention, {given.device}, {given.dtype}, {nodes} nodes, {given.threads} threads"
+    tables = {
+        "graphs": ("graphs: construction, and its share of each of the 6 layers that use it", graphs),
+        "losses": ("where the dispatcher's choice loses", [row for row in rows if _loses(row)]),
+    }
+    if given.goals:
+        swept = sweep(device, dtype, runs=3 * given.runs)
+        tables["dispatcher"] = ("implementations by the size of the window and the width of the head", swept)
+        tables["goals"] = ("goals", attention_goals(rows, swept, given.device))
+    report(
+        title,
+        rows,
+        path=given.json,
+        packages=("torch", "numba", "numpy"),
+        more=more | {name: table for name, (_, table) in tables.items()},
+    )
+    print("models of the features:", models or "none")
+    for heading, table in tables.values():
+        print_table(heading, table)
+
+
+def _graph(
+    found: Features, k: int, device: torch.device, dtype: torch.dtype, runs: int
+) -> tuple[KeyGraph, dict[str, Any]]:
+    """The graph, how long it takes, and the mean share of the nodes that 64 queries similar to each other visit."""
+    nodes = found.nodes.to(device, dtype)
+    graph = key_graph(nodes, k)
+    seconds = measure(lambda: key_graph(nodes, k), runs=runs, finish=finish_of(device))
+    return graph, {"union/N": _union(nodes, graph), "graph": seconds}
+
+
+def _union(nodes: Tensor, graph: KeyGraph) -> float:
+    """As the kernels for the GPU order and cut the queries, wherever this runs."""
+    vectors = F.normalize(nodes.float() - nodes.float().mean(1, keepdim=True), dim=-1)
+    order = bisection_order(vectors, TILE).long()
+    shares = [
+        mask[rows].any(0).float().mean()
+        for mask, queries in zip(graph.mask(), order, strict=True)
+        for rows in queries.split(TILE)
+    ]
+    return float(torch.stack(shares).mean())
+
+
+def _amortised(graph: Timing, ours: Mapping[str, Any]) -> dict[str, float]:
+    """The graph's part of a layer, in milliseconds, and as a multiple of the attention that uses it."""
+    part = graph.median / LAYERS
+    return {"a layer, ms": 1e3 * part} | {f"/ {name}": part / ours[name].median for name in PASSES}
+
+
+def _rows(todo: Problem, contenders: Sequence[Peer], runs: int) -> list[dict[str, Any]]:
+    """A row for each of the contenders; empty where one cannot do a pass, or would need too much memory."""
+    fitting = [peer for peer in contenders if peer.name != "gather" or _gathered(todo) <= _most_memory(todo.device)]
+    rows = {peer.name: {"implementation": peer.name, "ours": peer.name == todo.ours(), **_EMPTY} for peer in contenders}
+    for name, make in zip(PASSES, (forward, both), strict=True):
+        calls = {peer.name: make(peer, todo) for peer in fitting if peer.trains or make is forward}
+        taken = interleave(calls, runs=runs, patience=_PATIENCE, finish=finish_of(todo.device))
+        for peer, seconds in taken.items():
+            rows[peer][name] = seconds
+            rows[peer][f"MiB {name}"] = peak_memory(calls[peer], todo.device) / 2**20
+            rows[peer][f"× {name}"] = seconds.median / taken[todo.ours()].median
+    return list(rows.values())
+
+
+_EMPTY = {f"{column}{name}": None for column in ("", "MiB ", "× ") for name in PASSES}
+
+
+def _loses(row: Mapping[str, Any]) -> bool:
+    return any((row[f"× {name}"] or 1) < 1 for name in PASSES)
+
+
+def _gathered(todo: Problem) -> int:
+    """Bytes that torch gather takes, about: copies of keys and values, and their gradients."""
+    windows, heads, nodes, width = todo.grad.shape
+    return 4 * 4 * windows * heads * nodes * todo.graph.indices.shape[2] * width
+
+
+def _most_memory(device: torch.device) -> int:
+    """Bytes that torch gather may take: a quarter of a GPU's; 2 GiB on the CPU, where it takes seconds by then."""
+    return torch.cuda.get_device_properties(device).total_memory // 4 if device.type == "cuda" else 2 << 30
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    start(main)

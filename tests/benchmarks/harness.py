@@ -8,12 +8,13 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,43 @@ def measure(
     return timing(seconds)
 
 
+def interleave(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    runs: int,
+    patience: float = math.inf,
+    finish: Callable[[], None] | None = None,
+) -> dict[str, Timing]:
+    """Time several calls in turns, so that a drift of the machine hits all alike; the first turn is a warm-up.
+
+    A call that takes longer than `patience` seconds in the warm-up is timed once more only.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(1 + runs):
+        for name, call in calls.items():
+            if turn > 1 and seconds[name][0] > patience:
+                continue
+            start = time.perf_counter()
+            call()
+            if finish:
+                finish()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: timing(taken[1:]) for name, taken in seconds.items()}
+
+
 def timing(seconds: Sequence[float]) -> Timing:
     """The median and spread of durations taken elsewhere."""
     if len(seconds) == 1:
         return Timing(seconds[0], seconds[0], seconds[0], 1)
     fifths = statistics.quantiles(seconds, n=5, method="inclusive")
     return Timing(statistics.median(seconds), fifths[0], fifths[-1], len(seconds))
+
+
+def finish_of(device: Any) -> Callable[[], None] | None:
+    """What waits for a torch device to have done its work; None where calls do."""
+    import torch
+
+    return torch.cuda.synchronize if torch.device(device).type == "cuda" else None
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -89,20 +121,35 @@ def environment(*packages: str) -> dict[str, Any]:
     return found
 
 
-def report(title: str, rows: Sequence[dict[str, Any]], *, path: Path | None, packages: Sequence[str]) -> None:
-    """Print the rows (a Timing as median [p20-p80] in ms) and write them as JSON where `path` is given."""
+def report(
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    *,
+    path: Path | None,
+    packages: Sequence[str],
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the rows (a Timing as median [p20-p80] in ms) and write them as JSON where `path` is given.
+
+    more: what else the JSON holds, by name; tables among it are rows like those.
+    """
     where = environment(*packages)
-    table = Table(title=f"{title}\n{where['device']}", title_justify="left")
+    print_table(f"{title}\n{where['device']}", rows)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = {"title": title, **where, **(more or {}), "rows": rows}
+        path.write_text(json.dumps(found, indent=1, default=asdict) + "\n")
+
+
+def print_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """On the terminal, or 160 columns wide where there is none."""
+    table = Table(title=title, title_justify="left")
     columns = list(dict.fromkeys(column for row in rows for column in row))
     for column in columns:
-        table.add_column(column, justify="left" if isinstance(rows[0].get(column), str) else "right")
+        table.add_column(column, justify="left" if any(isinstance(row.get(column), str) for row in rows) else "right")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-    if path:
-        plain = [{c: asdict(v) if isinstance(v, Timing) else v for c, v in row.items()} for row in rows]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"title": title, **where, "rows": plain}, indent=1) + "\n")
 
 
 def _cpuinfo() -> list[str]:
@@ -113,6 +160,8 @@ def _cpuinfo() -> list[str]:
 def _cell(value: Any) -> str:
     if isinstance(value, Timing):
         return f"{1e3 * value.median:.1f} ms [{1e3 * value.p20:.1f}-{1e3 * value.p80:.1f}]"
+    if isinstance(value, bool):
+        return "yes" if value else ""
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
     return "" if value is None else str(value)

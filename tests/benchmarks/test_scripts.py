@@ -1,0 +1,147 @@
+"""The attention and model benchmarks run, at their smallest, and what they compare computes the same."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from kgt.errors import UserError
+from kgt.graph import key_graph
+from tests.benchmarks import attention, model
+from tests.benchmarks.dispatch import sweep
+from tests.benchmarks.features import random_features
+from tests.benchmarks.goals import attention_goals
+from tests.benchmarks.harness import Timing, interleave
+from tests.benchmarks.memory import peak_memory
+from tests.benchmarks.peers import implementations, peers, problem
+
+
+@pytest.fixture
+def run_benchmark(root: Path, kgt_home: Path, tmp_path: Path) -> Callable[..., dict]:
+    """Runs a script of this folder on one thread and returns the JSON that it writes."""
+
+    def run(script: str, *arguments: str) -> dict:
+        found = tmp_path / "found.json"
+        command = [sys.executable, str(root / "tests" / "benchmarks" / script), "--threads", "1", "--json", str(found)]
+        environment = {name: value for name, value in os.environ.items() if name != "KGT_DATA"}
+        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(found.read_text())
+
+    return run
+
+
+def test_attention_of_a_model_and_of_random_numbers(run_benchmark: Callable[..., dict]) -> None:
+    smallest = ("--sides", "8", "--k", "128", "--nodes", "128", "--runs", "1", "--steps", "1", "--alone")
+    found = run_benchmark("attention.py", *smallest, "--features", "sr-clean", "random")
+    assert [(row["features"], row["implementation"]) for row in found["rows"]] == [
+        (kind, name) for kind in ("sr-clean", "random") for name in ("dense", "gather", "sparse")
+    ]
+    assert all(row["fwd"]["median"] > 0 and row["fwd+bwd"]["runs"] == 1 for row in found["rows"])
+    assert [graph["k"] for graph in found["graphs"]] == [128, 128]
+    assert found["models"]["sr"]["steps"] == "1"
+    assert 0 < found["graphs"][0]["union/N"] <= 1
+
+
+def test_a_model_in_inference_and_training(run_benchmark: Callable[..., dict]) -> None:
+    smallest = ("--models", "kgt-tiny", "--sizes", "16", "--k", "64", "--runs", "1", "--modes", "eager", "--alone")
+    found = run_benchmark("model.py", *smallest)
+    assert [(row["model"], row["pass"]) for row in found["rows"]] == [
+        ("kgt-tiny", "inference"),
+        ("kgt-tiny", "training step"),
+    ]
+    for row in found["spent"]:
+        shares = {name: share for name, share in row.items() if isinstance(share, float)}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert shares["attention, graph"] > 0
+        assert shares["linear"] > 0
+        assert shares["convolution"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("script", [attention, model])
+def test_a_device_that_is_not_there_is_refused(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["script", "--device", "cuda"])
+    with pytest.raises(UserError, match="take --device cpu"):
+        script.main()
+
+
+def test_peers_that_compute_the_same_agree_with_ours() -> None:
+    found = random_features(4, 3, heads=2, width=30)
+    given = problem(found, key_graph(found.nodes, 5), torch.device("cpu"), torch.float32)
+    # FlexAttention would be compiled first, for half a minute.
+    contenders = [*implementations(given), *(peer for peer in peers(given) if peer.name != "FlexAttention")]
+    same = {peer.name: peer for peer in contenders if peer.same}
+    assert same.keys() == {"dense", "gather", "sparse", "SDPA masked"}
+    results = {name: peer.attend(*given.leaves) for name, peer in same.items()}
+    wanted = torch.autograd.grad(results["dense"], given.leaves, given.grad)
+    for name, result in results.items():
+        torch.testing.assert_close(result, results["dense"], atol=1e-5, rtol=1e-5)
+        if name != "dense":
+            for got, want in zip(torch.autograd.grad(result, given.leaves, given.grad), wanted, strict=True):
+                torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_unmasked_attention_is_that_of_the_complete_graph_without_bias() -> None:
+    found = random_features(4, 3, heads=2, width=30)
+    given = problem(found, key_graph(found.nodes, 16), torch.device("cpu"), torch.float32)
+    q, k, v, scale, bias = given.leaves
+    expected = implementations(given)[0].attend(q, k, v, scale, torch.zeros_like(bias))
+    unmasked = [peer for peer in peers(given) if not peer.same]
+    assert unmasked
+    for peer in unmasked:
+        torch.testing.assert_close(peer.attend(*given.leaves), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_flex_attention_agrees_with_ours() -> None:
+    found = random_features(4, 3, heads=2, width=30)
+    given = problem(found, key_graph(found.nodes, 5), torch.device("cpu"), torch.float32)
+    flex = next(peer for peer in peers(given) if peer.name == "FlexAttention")
+    arguments = [x.detach() for x in given.leaves]
+    torch.testing.assert_close(flex.attend(*arguments), implementations(given)[0].attend(*arguments))
+
+
+def test_goals_say_where_they_are_worst() -> None:
+    swept = sweep(torch.device("cpu"), torch.float32, runs=1, sides=(4,), widths=(32,))
+    assert [row["k"] for row in swept] == [1, 2, 4, 8, 16]
+    assert all(0 < row["× fwd"] <= 1 for row in swept)
+    rows = [
+        {"features": kind, "N": 1024, "k": 64, "implementation": name, "ours": False, "× fwd": 1.0, "× fwd+bwd": ratio}
+        for kind, name, ratio in (
+            ("sr-clean", "dense", 20.0),
+            ("sr-clean", "SDPA masked", 14.0),
+            ("random", "dense", 2.0),
+        )
+    ]
+    goals = {goal["goal"]: goal for goal in attention_goals(rows, swept, "cpu")}
+    at_64 = goals["N = 1024, k = 64: masked dense / ours, fwd+bwd"]
+    assert (at_64["measured"], at_64["verdict"]) == (14.0, "missed")
+    assert at_64["where"] == "sr-clean, N 1024, k 64, SDPA masked"
+    assert goals["any N and k: masked dense / ours, fwd+bwd"]["verdict"] == "met"
+    assert not any("k = 128" in goal for goal in goals)
+
+
+def test_slow_calls_are_timed_once() -> None:
+    calls: list[str] = []
+    taken = interleave(
+        {"quick": lambda: calls.append("quick"), "slow": lambda: calls.append("slow")}, runs=2, patience=-1
+    )
+    assert calls == ["quick", "slow"] * 2
+    assert isinstance(taken["slow"], Timing)
+    assert taken["slow"].runs == 1
+
+
+def test_peak_memory_is_that_of_the_call() -> None:
+    def hold(megabytes: int) -> None:
+        torch.ones(megabytes << 18).add_(1)
+
+    hold(1)
+    assert 60 << 20 < peak_memory(lambda: hold(64), "cpu") < 80 << 20
+    assert peak_memory(lambda: None, "cpu") < 8 << 20
