@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of q, k and v")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch and of the kernels")
     parser.add_argument("--features", nargs="+", choices=KINDS, default=["sr-clean", "random"], help="of which inputs")
-    parser.add_argument("--steps", type=int, default=200, help="that the models of the features are trained")
+    parser.add_argument("--steps", type=int, default=120, help="that the models of the features are trained")
     parser.add_argument("--sides", type=int, nargs="+", default=[16, 32, 64], help="of the windows")
     parser.add_argument("--k", type=int, nargs="+", default=list(RANDOM_TOPK), help="neighbours a node of 1024")
     parser.add_argument("--nodes", type=int, help="in all windows together (default: 2048, on a GPU 65536)")
@@ -63,7 +63,9 @@ def main() -> None:
     nodes = given.nodes or (65536 if given.device == "cuda" else 2048)
     rows: list[dict[str, Any]] = []
     graphs: list[dict[str, Any]] = []
-    for kind, side in itertools.product(given.features, given.sides):
+    for side, kind in itertools.product(given.sides, given.features):
+        if kind == given.features[0]:
+            torch.compiler.reset()  # it keeps only so many shapes of FlexAttention
         found = features(kind, side, max(1, nodes // side**2), steps=given.steps)
         for k in given.k:
             about = {"features": kind, "N": side * side, "k": k}

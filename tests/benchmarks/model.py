@@ -9,6 +9,7 @@ at each k, in the same mode. A second table says what an eager model's time is s
 are crops of a photograph.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # read when torch loads; else its profiler reports starts and stops
 import torch
 from torch import Tensor, nn
 

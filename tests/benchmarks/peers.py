@@ -160,4 +160,5 @@ def _flex(
 
 @functools.cache
 def _compiled_flex() -> Callable[..., Tensor]:
-    return torch.compile(_flex)
+    """For each shape anew; an error, not the slow uncompiled path, where these are more than the compiler keeps."""
+    return torch.compile(_flex, dynamic=False, fullgraph=True)
