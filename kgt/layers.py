@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kgt.attention import key_graph_attention
 from kgt.config import KGTConfig, neighbours
@@ -128,13 +129,17 @@ class KGTLayer(nn.Module):
 
 
 class Stage(nn.Module):
-    """One Key-Graph, the layers that attend along it, a convolution, and a skip around all (paper §3.1)."""
+    """One Key-Graph, the layers that attend along it, a convolution, and a skip around all (paper §3.1).
+
+    checkpointing: see `KGT.checkpoint_activations`.
+    """
 
     def __init__(self, dim: int, layers: int, heads: int, config: KGTConfig, *, shifted: bool) -> None:
         super().__init__()
         self.window, self.similarity, self.shifted = config.window, config.similarity, shifted
         self.layers = nn.ModuleList(KGTLayer(dim, heads, config) for _ in range(layers))
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
+        self.checkpointing = False
 
     def forward(self, x: Tensor, k: int) -> Tensor:
         """(B, C, H, W) → (B, C, H, W); `k` is quoted for 1024 nodes."""
@@ -147,7 +152,11 @@ class Stage(nn.Module):
             regions=windows.regions(x.device),
         )
         for layer in self.layers:
-            nodes = layer(nodes, graph, windows.sides)
+            if self.checkpointing and torch.is_grad_enabled():
+                # The graph is given, not made again: layers draw nothing at random, so no state needs keeping.
+                nodes = checkpoint(layer, nodes, graph, windows.sides, use_reentrant=False, preserve_rng_state=False)
+            else:
+                nodes = layer(nodes, graph, windows.sides)
         return x + self.conv(windows.reverse(nodes))
 
 

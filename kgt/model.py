@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from kgt.baselines import demosaic_malvar, reflect_pad, upsample_bicubic
 from kgt.columnar import Columnar
 from kgt.config import KGTConfig
+from kgt.layers import Stage
 from kgt.ushape import UShape
 
 
@@ -43,6 +44,15 @@ class KGT(nn.Module):
         centred = (padded - 0.5).contiguous(memory_format=torch.channels_last)
         residual = self.network(centred, config.topk if k is None else k)
         return self._baseline(x) + residual[..., : height * config.scale, : width * config.scale]
+
+    def checkpoint_activations(self, on: bool = True) -> None:
+        """Whether training keeps the input of every layer alone and computes the layer again in the backward pass.
+
+        The same numbers for less memory and, about, one more forward pass (Chen et al. 2016, arXiv 1604.06174).
+        """
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.checkpointing = on
 
     def _baseline(self, x: Tensor) -> Tensor:
         match self.config.baseline:

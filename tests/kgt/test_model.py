@@ -106,6 +106,28 @@ def test_sparse_and_dense_models_agree(config: KGTConfig) -> None:
         assert (sparse - dense).abs().max() <= 1e-4 * max(1, dense.abs().max())
 
 
+@pytest.mark.parametrize("config", [U, COLUMNAR])
+def test_checkpointed_activations_give_the_same_gradients_from_fewer_saved_bytes(config: KGTConfig) -> None:
+    config = dataclasses.replace(config, layers=(3,) * len(config.layers))
+    x, model, results, saved = torch.rand(2, 3, 12, 12), trained(config), [], []
+    for on in (False, True):
+        model.checkpoint_activations(on)
+        model.zero_grad()
+        held: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = model(x, 128)
+        saved.append(sum(held.values()))
+        out.square().sum().backward()
+        results.append([out.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert all(torch.equal(kept, again) for kept, again in zip(*results, strict=True))
+    assert saved[1] < 0.6 * saved[0]
+
+
 def test_k_matters_and_defaults_to_the_configured() -> None:
     x, model = torch.rand(1, 3, 16, 16), SIZES[U]
     assert not torch.allclose(model(x, 64), model(x, 512), atol=1e-4)
