@@ -19,6 +19,7 @@ def model_card(job: Job, figures: Mapping[str, float], lineage: Mapping[str, str
         if figures
         else "Not validated: the version of the shards has no val split."
     )
+    batches = ", then ".join(f"{phase.batch_size} patches of {phase.patch}²" for phase in config.phases())
     takes = "a raw RGGB mosaic" if model.in_channels == 1 else "an RGB image"
     origin = "\n".join(f"- {name}: {value}" for name, value in lineage.items())
     return f"""# kgt-{job.task}: {task.title}
@@ -33,7 +34,7 @@ Takes {takes} of any size; any k from 64 to 512 trades quality for time.
 ## Made from
 
 - shards: {job.plan.store}, {job.task}/{job.version}, digest {job.digest}
-- training: {config.steps} steps of {config.batch_size} patches of {config.patch}²
+- training: {config.steps} steps of {batches}
 - loss {config.loss}, top-k {config.topk}, seed {config.seed}
 {origin}
 

@@ -1,11 +1,13 @@
-"""What a training run is made of: one flat dataclass, filled from the task's recipe and then from the command line.
+"""What a training run is made of: one flat dataclass, filled from a recipe and then from the command line.
 
-A recipe (`recipes/<task>.yaml`) is nothing but `key=value` settings that come before the user's own.
+A recipe (`recipes/<recipe>.yaml`) is nothing but settings that come before the user's own: those below `all`, then
+those below the task.
 """
 
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +18,17 @@ import yaml
 from kgt.config import PRESETS, TOPK_NODES, preset
 from kgt.errors import UserError
 from kgt.home import home
+from kgt.tasks import nearest
 from pipelines.options import about, expand_tasks, parse
+from training.phases import Phase, phases_of, written
 
 RECIPES = Path(__file__).parent / "recipes"
 
 REDRAWABLE = ("denoise",)
 """Tasks whose degradation can be drawn anew from a clean patch: of each pixel alone, and cheap."""
+
+LOSSES = ("l1", "charbonnier", "fft")
+"""The terms that a loss is made of; `losses.py` says what each is."""
 
 
 @dataclass
@@ -29,21 +36,39 @@ class RunConfig:
     """One task's training. `EXECUTION` names the settings that say how it runs; all others say what comes out."""
 
     task: Any = field(default="all", metadata=about("one task, a list as [sr,denoise], or all"))
+    recipe: Literal["quick", "full"] = field(
+        default="quick", metadata=about("settings to begin with: quick (one machine), or full (published scale, GPUs)")
+    )
     store: str = field(
         default="", metadata=about("file:///folder or s3://bucket/prefix of the shards; empty: $KGT_HOME/shards")
     )
     version: str = field(default="", metadata=about("which version of the shards; empty: the newest"))
     model: str = field(default="kgt-tiny", metadata=about(f"preset: {', '.join(PRESETS)}"))
     steps: int = field(default=2000, metadata=about("optimisation steps"))
-    batch_size: int = field(default=8, metadata=about("pairs of one step, over all workers"))
-    patch: int = field(default=64, metadata=about("side of the degraded patches, in pixels"))
-    topk: str = field(
-        default="random", metadata=about("neighbours a node of 1024: random (drawn every step), or a number")
+    batch_size: Any = field(default=8, metadata=about("pairs of one step, over all workers; a list: one a phase"))
+    patch: Any = field(default=64, metadata=about("side of the degraded patches, in pixels; a list: one a phase"))
+    patch_milestones: list[float] = field(
+        default_factory=list, metadata=about("where the phases after the first begin, as fractions of the steps")
     )
-    loss: Literal["l1", "charbonnier"] = field(default="charbonnier", metadata=about("l1 or charbonnier"))
+    topk: str = field(
+        default="random",
+        metadata=about("neighbours a node of 1024: random (drawn every step), or a number, also as fixed:256"),
+    )
+    topk_dense: bool = field(default=False, metadata=about("random draws all 1024, too"))
+    loss: str = field(
+        default="charbonnier",
+        metadata=about(f"{', '.join(LOSSES)}, or a weighted sum as charbonnier+0.05*fft"),
+    )
+    optimizer: Literal["adam", "adamw"] = field(default="adamw", metadata=about("adam or adamw"))
     lr: float = field(default=5e-4, metadata=about("highest learning rate"))
+    schedule: Literal["cosine", "multistep"] = field(
+        default="cosine", metadata=about("of the learning rate: cosine, or multistep (halved at lr_milestones)")
+    )
+    lr_milestones: list[float] = field(
+        default_factory=list, metadata=about("where multistep halves the rate, as fractions of the steps")
+    )
     warmup: int = field(default=100, metadata=about("steps until the highest learning rate"))
-    weight_decay: float = field(default=1e-4, metadata=about("of AdamW"))
+    weight_decay: float = field(default=1e-4, metadata=about("of the optimizer"))
     clip: float = field(default=1.0, metadata=about("largest norm of the gradient; 0: not clipped"))
     ema: float = field(default=0.999, metadata=about("decay of the averaged weights, which are what is saved"))
     redraw: bool = field(
@@ -54,7 +79,10 @@ class RunConfig:
         default=0, metadata=about("virtual streams that the shards are dealt to; 0: chosen from the number of shards")
     )
     seed: int = field(default=0, metadata=about("of the weights, the order, the augmentation and the k drawn"))
-    zero: int = field(default=0, metadata=about("DeepSpeed ZeRO stage: 0, 1 or 2"))
+    zero: int = field(default=0, metadata=about("DeepSpeed ZeRO stage: 0, 1, 2 or 3"))
+    precision: Literal["fp32", "bf16", "fp16"] = field(
+        default="fp32", metadata=about("fp32, or mixed (weights stay in float32): bf16, fp16")
+    )
     max_skipped: int = field(
         default=10, metadata=about("steps in a row whose loss or gradient may be NaN before the run fails")
     )
@@ -65,10 +93,21 @@ class RunConfig:
     workers: int = field(default=2, metadata=about("training processes of a task"))
     cpus_per_worker: int = field(default=1, metadata=about("cores of each"))
     gpus_per_worker: int = field(default=0, metadata=about("GPUs of each: 0 or 1"))
+    accumulate: int = field(default=1, metadata=about("micro-steps that a worker cuts its share of a batch into"))
+    activation_checkpointing: bool = field(
+        default=False, metadata=about("compute layers again in the backward pass instead of keeping what they made")
+    )
+    offload: Literal["none", "optimizer", "parameters"] = field(
+        default="none",
+        metadata=about("kept in main memory: the optimizer's state (zero=1 to 3), and the parameters (zero=3)"),
+    )
     checkpoint_every: int = field(default=500, metadata=about("steps between checkpoints"))
     keep: int = field(default=2, metadata=about("checkpoints kept"))
     max_failures: int = field(default=3, metadata=about("how often the lost workers of a task are replaced"))
     log_every: int = field(default=1, metadata=about("steps between logged metrics"))
+    profile: str = field(
+        default="", metadata=about("FIRST:LAST: a trace of these steps by torch.profiler goes to the run's folder")
+    )
     name: str = field(default="", metadata=about("the run's name; empty: made from its settings"))
     out: str = field(default="", metadata=about("folder (or s3://…) of the run; empty: $KGT_HOME/runs/<name>"))
 
@@ -76,16 +115,33 @@ class RunConfig:
         """The settings that say what comes out, for one task."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in EXECUTION}
 
+    def phases(self) -> tuple[Phase, ...]:
+        """Which patches and batches the steps take."""
+        return phases_of(self.patch, self.batch_size, self.patch_milestones, self.steps)
+
+    def profiled(self) -> range:
+        """The steps, counted from 1, that `profile` asks for. Raises UserError where it is not of its form."""
+        if not self.profile:
+            return range(0)
+        found = re.fullmatch(r"([0-9]+):([0-9]+)", self.profile, re.ASCII)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise UserError(f"profile={self.profile}: write FIRST:LAST, two steps from 1 on, as in profile=20:22")
+        return range(int(found[1]), int(found[2]) + 1)
+
 
 EXECUTION = frozenset(
     (
         "workers",
         "cpus_per_worker",
         "gpus_per_worker",
+        "accumulate",
+        "activation_checkpointing",
+        "offload",
         "checkpoint_every",
         "keep",
         "max_failures",
         "log_every",
+        "profile",
         "name",
         "out",
     )
@@ -93,8 +149,7 @@ EXECUTION = frozenset(
 
 _LEAST = {
     "steps": 1,
-    "batch_size": 1,
-    "patch": 8,
+    "accumulate": 1,
     "warmup": 0,
     "weight_decay": 0,
     "clip": 0,
@@ -111,42 +166,80 @@ _LEAST = {
 }
 
 
+_LEAST_PATCH = 8
+
+
 def read_configs(argv: Sequence[str], usage: str) -> list[RunConfig]:
     """The configuration of every task that the command line asks for; the name and `out` are filled in.
 
     Raises UserError, naming the nearest right setting, task or preset.
     """
     asked = parse(RunConfig, argv, usage)
-    configs = [parse(RunConfig, [*_recipe(task), *argv, f"task={task}"], usage) for task in expand_tasks(asked.task)]
-    for config in configs:
+    configs = []
+    for task in expand_tasks(asked.task):
+        config = parse(RunConfig, [*_recipe(asked.recipe, task), *argv, f"task={task}"], usage)
+        config.topk = config.topk.removeprefix("fixed:")
         _check(config)
-    name = asked.name or f"{asked.model}-{_digest(configs)}"
+        configs.append(config)
+    models = {config.model for config in configs}
+    name = asked.name or f"{models.pop() if len(models) == 1 else f'kgt-{asked.recipe}'}-{_digest(configs)}"
     out = asked.out or f"{home() / 'runs' / name}"
     if "://" not in out:
         out = f"file://{Path(out).expanduser().absolute()}"
     return [dataclasses.replace(config, name=name, out=out) for config in configs]
 
 
+def loss_terms(loss: str) -> dict[str, float]:
+    """The weight of every term of a loss that is written as `charbonnier+0.05*fft`. Raises UserError."""
+    terms: dict[str, float] = {}
+    for term in loss.split("+"):
+        found = re.fullmatch(r" *(?:([0-9.]+(?:e-?[0-9]+)?) *\* *)?([a-z0-9]+) *", term, re.ASCII)
+        try:
+            weight, name = float(found[1] or 1), found[2]
+        except (TypeError, ValueError):
+            raise UserError(
+                f"loss={loss}: write {', '.join(LOSSES)}, or a sum of these with weights, as charbonnier+0.05*fft"
+            ) from None
+        if name not in LOSSES:
+            raise UserError(f"loss={loss}: unknown term '{name}': {nearest(name, LOSSES)}")
+        if name in terms or not weight > 0:
+            raise UserError(f"loss={loss}: each term stands once, with a weight above 0")
+        terms[name] = weight
+    return terms
+
+
 def deepspeed_config(config: RunConfig) -> dict[str, Any]:
-    """What DeepSpeed is told: derived here and nowhere else, and logged with the run."""
-    return {
-        "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": config.batch_size // config.workers,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.clip,
+    """What DeepSpeed is told: derived here and nowhere else, and logged with the run.
+
+    The batch is that of the first phase. Of `precision` it is told nothing: weights and gradients are float32 always,
+    and the model computes under torch's autocast (see `engine.DeepSpeedEngine`).
+    """
+    batch_size = config.phases()[0].batch_size
+    zero: dict[str, Any] = {
+        "stage": config.zero,
         # Buckets for models of our size: the defaults would set 2 GB aside for each.
-        "zero_optimization": {
-            "stage": config.zero,
-            "reduce_bucket_size": 20_000_000,
-            "allgather_bucket_size": 20_000_000,
-        },
-        "zero_allow_untested_optimizer": True,  # the optimizer is ours: torch's AdamW
+        "reduce_bucket_size": 20_000_000,
+        "allgather_bucket_size": 20_000_000,
+    }
+    if config.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": bool(config.gpus_per_worker)}
+    if config.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": bool(config.gpus_per_worker)}
+    return {
+        "train_batch_size": batch_size,
+        "train_micro_batch_size_per_gpu": batch_size // config.workers // config.accumulate,
+        "gradient_accumulation_steps": config.accumulate,
+        "gradient_clipping": config.clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # the optimizer is ours: torch's Adam or AdamW
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own for offloading wants a compiler on every machine
         "steps_per_print": None,
     }
 
 
-def _recipe(task: str) -> list[str]:
-    values = yaml.safe_load((RECIPES / f"{task}.yaml").read_text())
+def _recipe(recipe: str, task: str) -> list[str]:
+    parts = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
+    values = {**parts.get("all", {}), **parts.get(task, {})}
     return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
 
 
@@ -163,23 +256,68 @@ def _check(config: RunConfig) -> None:
             raise UserError(f"{name}={getattr(config, name)}: {least} is the least")
     if config.topk != "random" and not (config.topk.isdecimal() and 1 <= int(config.topk) <= TOPK_NODES):
         raise UserError(f"topk={config.topk}: write topk=random, or a number of 1 to {TOPK_NODES}")
+    if config.topk_dense and config.topk != "random":
+        raise UserError(f"topk_dense=true is for topk=random, and topk={config.topk} draws nothing")
+    loss_terms(config.loss)
+    config.profiled()
     if not config.lr > 0:
         raise UserError(f"lr={config.lr}: a number above 0 is wanted")
     if not 0 <= config.ema < 1:
         raise UserError(f"ema={config.ema}: a number of 0 to below 1 is wanted")
-    if config.zero not in (0, 1, 2):
-        raise UserError(f"zero={config.zero}: stages 0, 1 and 2 are there")
-    if config.gpus_per_worker not in (0, 1):
-        raise UserError(f"gpus_per_worker={config.gpus_per_worker}: a worker drives one GPU; use more workers")
-    if config.batch_size % config.workers:
-        fitting = [count for count in range(1, config.batch_size + 1) if config.batch_size % count == 0]
-        raise UserError(
-            f"batch_size={config.batch_size} cannot be shared evenly by {config.workers} workers: "
-            f"use workers of {', '.join(map(str, fitting))}, or a multiple of {config.workers} as batch_size"
-        )
-    if config.task == "demosaic" and config.patch % 2:
-        raise UserError(f"patch={config.patch}: demosaicking needs an even patch, for whole cells of the mosaic")
+    _check_engine(config)
+    _check_phases(config)
     if config.redraw and config.task not in REDRAWABLE:
         raise UserError(
             f"redraw=true is for {', '.join(REDRAWABLE)}: what degrades {config.task} needs the whole photograph"
         )
+
+
+def _check_engine(config: RunConfig) -> None:
+    if config.zero not in (0, 1, 2, 3):
+        raise UserError(f"zero={config.zero}: stages 0, 1, 2 and 3 are there")
+    if config.offload != "none" and config.zero == 0:
+        raise UserError(f"offload={config.offload} is ZeRO's: give zero=1, 2 or 3")
+    if config.offload == "parameters" and config.zero != 3:
+        raise UserError("offload=parameters needs zero=3, which alone divides the parameters; else offload=optimizer")
+    if config.gpus_per_worker not in (0, 1):
+        raise UserError(f"gpus_per_worker={config.gpus_per_worker}: a worker drives one GPU; use more workers")
+    if config.precision == "fp16" and not config.gpus_per_worker:
+        raise UserError("precision=fp16 is for GPUs (gpus_per_worker=1): on a CPU use precision=bf16 or fp32")
+
+
+def _check_phases(config: RunConfig) -> None:
+    for name, least in (("patch", _LEAST_PATCH), ("batch_size", 1)):
+        value = getattr(config, name)
+        for number in value if isinstance(value, list) else [value]:
+            if type(number) is not int:
+                raise UserError(f"{name}={value}: a whole number is wanted, or a list of them as [64,96]")
+            if number < least:
+                raise UserError(f"{name}={written(value)}: {least} is the least")
+    for name in ("patch_milestones", "lr_milestones"):
+        milestones = getattr(config, name)
+        if sorted(set(milestones)) != milestones or not all(0 < value < 1 for value in milestones):
+            raise UserError(f"{name}={written(milestones)}: ascending fractions of the steps are wanted, as [0.5,0.8]")
+    if config.schedule == "multistep" and not config.lr_milestones:
+        raise UserError("schedule=multistep halves the rate at lr_milestones: give some, as lr_milestones=[0.5,0.8]")
+    for phase in config.phases():
+        _check_batch(config, phase.batch_size)
+        if config.task == "demosaic" and phase.patch % 2:
+            raise UserError(f"patch={phase.patch}: demosaicking needs an even patch, for whole cells of the mosaic")
+
+
+def _check_batch(config: RunConfig, batch_size: int) -> None:
+    share, rest = divmod(batch_size, config.workers)
+    if rest:
+        raise UserError(
+            f"batch_size={batch_size} cannot be shared evenly by {config.workers} workers: "
+            f"use workers of {_divisors(batch_size)}, or a multiple of {config.workers} as batch_size"
+        )
+    if share % config.accumulate:
+        raise UserError(
+            f"accumulate={config.accumulate} cannot cut a worker's {share} of batch_size={batch_size} pairs evenly: "
+            f"use accumulate of {_divisors(share)}"
+        )
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(count) for count in range(1, number + 1) if number % count == 0)

@@ -99,9 +99,7 @@ class _Controller:
         self._board = Board.options(scheduling_strategy=_here()).remote()
         self._parent, self._runs, self._lineage = _open_runs(todo)
         self._logs = {job.task: tracking.MetricLog(self._runs[job.task], job.config.log_every) for job in todo}
-        self._display = Display(
-            {job.task: job.config.steps for job in todo}, {job.task: job.config.batch_size for job in todo}
-        )
+        self._display = Display({job.task: job.config.steps for job in todo})
 
     def run(self) -> list[Outcome]:
         """How every task ended."""

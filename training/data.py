@@ -35,16 +35,16 @@ class Batch:
 
 def batches(plan: DataPlan, *, rank: int, workers: int, step: int) -> Iterator[Batch]:
     """Endless batches of worker `rank`, from step `step` on: the same whether or not the run was ever interrupted."""
-    start = step * plan.batch_size
+    start = plan.samples(step)
     given = consumed(start, plan.streams)
     readers = {v: stream_samples(plan, v, given[v]) for v in range(rank, plan.streams, workers)}
     while True:
-        pairs = []
-        for sample in share(start, start + plan.batch_size, rank, workers):
+        phase, pairs = plan.phase(step), []
+        for sample in share(start, start + phase.batch_size, rank, workers):
             pair = _decoded(next(readers[sample % plan.streams]))
             rng = rng_of("augment", plan.seed, sample)
-            pairs.append(training_patch(plan.task, pair, plan.patch, rng, plan.redraw))
-        start += plan.batch_size
+            pairs.append(training_patch(plan.task, pair, phase.patch, rng, plan.redraw))
+        start, step = start + phase.batch_size, step + 1
         degraded, clean = (torch.from_numpy(np.stack(images)) for images in zip(*pairs, strict=True))
         yield Batch(degraded, clean)
 

@@ -14,9 +14,9 @@ PLAIN_SECONDS = 10.0
 class Display:
     """Shows, for every task, step, loss, PSNR of the training patches, pairs per second and the time left."""
 
-    def __init__(self, steps: dict[str, int], batch_size: dict[str, int]) -> None:
-        """By task: how many steps it has, and how many pairs a step."""
-        self._steps, self._batch_size = steps, batch_size
+    def __init__(self, steps: dict[str, int]) -> None:
+        """steps: how many each task has."""
+        self._steps = steps
         self._seconds: dict[str, float] = {}
         self._said: dict[str, float] = {}
         console = Console(file=sys.stderr)
@@ -56,7 +56,7 @@ class Display:
             self._print(f"{task}: step {record['step']}/{self._steps[task]}, {self._figures(task, record)}")
 
     def _figures(self, task: str, record: dict[str, float]) -> str:
-        rate = self._batch_size[task] / self._seconds[task]
+        rate = record["batch_size"] / self._seconds[task]
         left = (self._steps[task] - record["step"]) * self._seconds[task]
         clock = f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}"
         return f"loss {record['loss']:.4f}, {record['psnr']:.2f} dB, k {record['k']}, {rate:.1f} pairs/s, {clock} left"

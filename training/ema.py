@@ -1,7 +1,9 @@
 """An exponential moving average of the weights: what is validated, saved and registered."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Ema:
@@ -10,17 +12,20 @@ class Ema:
     The growing d is TensorFlow's: it forgets the initial weights quickly, which short runs need. Buffers are copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        """decay: in [0, 1); 0 follows the weights."""
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
+        """weights: those of a model, or one process's part of them, by name; they change in place from step to step.
+
+        decay: in [0, 1); 0 follows the weights.
+        """
         self.decay = decay
         self.updates = 0
-        self._weights = model.state_dict(keep_vars=True)
-        self.shadow: dict[str, Tensor] = {name: value.detach().clone() for name, value in self._weights.items()}
+        self._weights = weights
+        self.shadow: dict[str, Tensor] = {name: value.detach().clone() for name, value in weights.items()}
         self._averaged = [name for name, value in self.shadow.items() if value.is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the model's weights after one step."""
+        """Take in the weights after one step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         shadow, weights = ([values[name] for name in self._averaged] for values in (self.shadow, self._weights))

@@ -1,4 +1,8 @@
-"""DeepSpeed, which no other file imports. Its settings are derived from ours in `config.deepspeed_config`."""
+"""DeepSpeed, which no other file imports. Its settings are derived from ours in `config.deepspeed_config`.
+
+Mixed precision is torch's autocast inside the model. DeepSpeed's own would cast weights and images: to bfloat16's eight
+bits, as deep as the images are, while averages, checkpoints and position bias want the weights in float32.
+"""
 
 import logging
 import os
@@ -7,8 +11,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kgt.errors import UserError
 from training.config import RunConfig, deepspeed_config
 
 # A job without GPUs is shown none (see fit.py).
@@ -16,18 +22,50 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 import deepspeed
 import deepspeed.ops
 
-logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its warnings: of skipped steps (worker.py says so, too)
+warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)
 if os.environ["DS_ACCELERATOR"] == "cpu":
     # Else a first start compiles a C++ helper (35 s, needs a compiler) that only inference's all-reduce would use.
     deepspeed.ops.__compatible_ops__ = {}
+
+
+_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+_LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LossScale:
+    """What float16 gradients are scaled by so as not to vanish (Micikevicius et al. 2018).
+
+    Halved at an overflow, doubled after `PATIENCE` steps without one.
+    """
+
+    PATIENCE = 2000
+
+    def __init__(self) -> None:
+        self.value = 65536.0
+        self.steps = 0
+
+    def update(self, applied: bool) -> None:
+        """After a step. applied: no gradient overflowed."""
+        self.steps = self.steps + 1 if applied else 0
+        if not applied:
+            self.value = max(1.0, self.value / 2)
+        elif self.steps % self.PATIENCE == 0:
+            self.value *= 2
 
 
 class DeepSpeedEngine:
     """`step.Engine` on many processes. The process group is there already (Ray Train makes it)."""
 
     def __init__(self, model: nn.Module, config: RunConfig) -> None:
-        optimizer = torch.optim.AdamW(
+        """Raises UserError where the device does not compute in `config.precision`."""
+        device = next(model.parameters()).device
+        if config.precision in _LOW_PRECISION:
+            if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+                raise UserError("precision=bf16: this GPU does not compute in bfloat16: use precision=fp16 or fp32")
+            model.forward = torch.autocast(device.type, _LOW_PRECISION[config.precision])(model.forward)
+        self._scale = LossScale() if config.precision == "fp16" else None
+        optimizer = _OPTIMIZERS[config.optimizer](
             model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         self._zero = config.zero
@@ -43,14 +81,27 @@ class DeepSpeedEngine:
         """See step.Engine."""
         return self._engine(degraded, k)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, last: bool) -> None:
         """See step.Engine. Averages the gradients over the processes, too."""
-        self._engine.backward(loss)
+        if self._scale and self._zero:
+            self._engine.optimizer.override_loss_scale(self._scale.value)
+        elif self._scale:
+            loss = loss * self._scale.value
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss, scale_wrt_gas=False)
 
     def update(self, rate: float) -> bool:
         """See step.Engine."""
+        applied = self._update(rate)
+        if self._scale:
+            self._scale.update(applied)
+        return applied
+
+    def _update(self, rate: float) -> bool:
         if not self._zero:
             gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+            if self._scale:
+                torch._foreach_mul_(gradients, 1 / self._scale.value)
             if not torch.isfinite(nn.utils.get_total_norm(gradients)):
                 self._engine.zero_grad()
                 return False
@@ -64,12 +115,45 @@ class DeepSpeedEngine:
         dist.all_reduce(values)
         return values / dist.get_world_size()
 
+    def weights(self) -> dict[str, Tensor]:
+        """What this process holds of the weights, by name: under ZeRO 3 a flat part of each, else all. Not copies."""
+        if self._zero < 3:
+            return self.model.state_dict(keep_vars=True)
+        return {name: weight.ds_tensor for name, weight in self.model.named_parameters()}
+
+    def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors like the weights, put together from what each process holds of them. Every process calls it."""
+        if self._zero < 3:
+            return parts
+        whole = {}
+        for name, weight in self.model.named_parameters():
+            mine = parts[name].to(weight.device)
+            pieces = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+            dist.all_gather(pieces, mine)
+            whole[name] = torch.cat(pieces)[: weight.ds_numel].view(weight.ds_shape)
+        return whole
+
+    def part(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this process holds of tensors like the weights: the inverse of `whole`."""
+        if self._zero < 3:
+            return whole
+        parts, rank = {}, dist.get_rank()
+        for name, weight in self.model.named_parameters():
+            size = weight.ds_tensor.numel()
+            flat = whole[name].flatten()
+            padded = F.pad(flat, (0, size * dist.get_world_size() - flat.numel()))
+            parts[name] = padded[rank * size : (rank + 1) * size]
+        return parts
+
     def save(self, folder: Path) -> None:
         """Write this process's part of the weights and the optimizer's state below `folder`. Every process calls it."""
-        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+        scale = vars(self._scale) if self._scale else None
+        self._engine.save_checkpoint(str(folder), tag="state", client_state={"loss_scale": scale}, save_latest=False)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote, all parts of it together in `folder`."""
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag="state")
+        loaded, state = self._engine.load_checkpoint(str(folder), tag="state")
         if loaded is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}")
+        if self._scale:
+            vars(self._scale).update(state["loss_scale"])

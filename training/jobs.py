@@ -77,9 +77,10 @@ def _prepare(config: RunConfig) -> Job:
     settings = settings_of(config.task, manifest.recipe["settings"])
     crop = manifest.recipe["crop"]
     side = (crop - crop % DEGRADATIONS[config.task].align(settings)) // model.scale
-    if config.patch > side:
+    largest = max(phase.patch for phase in config.phases())
+    if largest > side:
         raise UserError(
-            f"patch={config.patch}: the shards of {config.task} hold degraded images of {side} pixels a side: "
+            f"patch={largest}: the shards of {config.task} hold degraded images of {side} pixels a side: "
             f"use patch={side} at most, or larger crops (pipelines/synthesize.py crop=…)"
         )
     if config.task == "demosaic":
@@ -96,8 +97,7 @@ def _prepare(config: RunConfig) -> Job:
         validation=tuple(_shard(manifest, entry) for entry in manifest.split("val")),
         streams=streams,
         seed=config.seed,
-        batch_size=config.batch_size,
-        patch=config.patch,
+        phases=config.phases(),
         shuffle=config.shuffle,
         redraw=settings if config.redraw else None,
     )

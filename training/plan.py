@@ -5,6 +5,7 @@ from typing import Any
 
 from kgt.config import KGTConfig
 from training.config import RunConfig
+from training.phases import Phase, phase_at, samples_before
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Shard:
 class DataPlan:
     """Everything that fixes the batches of a run.
 
-    shards, validation: those of the splits `train` and `val`. shuffle: samples held back for shuffling, over all
-    streams. redraw: see `augment.training_patch`.
+    shards, validation: those of the splits `train` and `val`. phases: patch and batch size by step. shuffle: samples
+    held back for shuffling, over all streams. redraw: see `augment.training_patch`.
     """
 
     task: str
@@ -31,10 +32,17 @@ class DataPlan:
     validation: tuple[Shard, ...]
     streams: int
     seed: int
-    batch_size: int
-    patch: int
+    phases: tuple[Phase, ...]
     shuffle: int
     redraw: Any | None = None
+
+    def phase(self, step: int) -> Phase:
+        """The phase of step `step`, counted from 0."""
+        return phase_at(self.phases, step)
+
+    def samples(self, step: int) -> int:
+        """How many samples the steps before `step` take, over all workers."""
+        return samples_before(self.phases, step)
 
 
 @dataclass(frozen=True)

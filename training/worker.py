@@ -20,12 +20,15 @@ from kgt.model import KGT
 from kgt.weights import save_weights
 from pipelines.storage import Store, open_store
 from training import checkpoint
-from training.data import Prefetcher, batches
+from training.config import loss_terms
+from training.data import Batch, Prefetcher, batches
+from training.diagnosis import first_not_finite
 from training.ema import Ema
 from training.engine import DeepSpeedEngine
-from training.losses import LOSSES
+from training.losses import weighted
 from training.order import consumed
 from training.plan import Job
+from training.profiling import StepProfiler
 from training.remote import NotFinite
 from training.schedule import learning_rate, neighbours
 from training.step import StepOutcome, train_step
@@ -49,19 +52,23 @@ def train(loop: dict[str, Any]) -> None:
     state = _State(job, rank)
     state.resume()
     reporter = _Reporter(job, loop["board"]) if rank == 0 else None
+    profiler = StepProfiler(job.config.profiled() if rank == 0 else range(0), state.store, f"{job.task}/profile")
     if state.step < job.config.steps:
         loader = Prefetcher(batches(job.plan, rank=rank, workers=workers, step=state.step))
         try:
             while state.step < job.config.steps:
+                profiler.begin(state.step + 1)
                 _step(job, state, loader, reporter)
+                if trace := profiler.end(state.step):
+                    reporter.say(f"trace of torch.profiler: {trace}")
                 if state.step % job.config.checkpoint_every == 0 or state.step == job.config.steps:
                     if reporter:
                         reporter.flush()  # a resumed run would not report these steps again
                     state.save()
         finally:
             loader.close()
-    if rank == 0:
-        state.save_weights()
+    state.save_weights()
+    if reporter:
         reporter.flush()
     dist.barrier()
 
@@ -75,8 +82,11 @@ class _State:
         self.store: Store = open_store(job.config.out)
         self.device = ray.train.torch.get_device()
         torch.manual_seed(job.config.seed)
-        self.engine = DeepSpeedEngine(KGT(job.model).to(self.device), job.config)
-        self.ema = Ema(self.engine.model, job.config.ema)
+        model = KGT(job.model).to(self.device)
+        model.checkpoint_activations(job.config.activation_checkpointing)
+        self.engine = DeepSpeedEngine(model, job.config)
+        self.loss = weighted(loss_terms(job.config.loss))
+        self.ema = Ema(self.engine.weights(), job.config.ema)
         self.step = 0
         self.skipped = 0
         self.skipped_in_row = 0
@@ -93,7 +103,7 @@ class _State:
                 f"step {found[0].step} was trained on manifest {state['digest']}, not the pinned one"
             )
         plan = self.job.plan
-        if state["consumed"] != consumed(found[0].step * plan.batch_size, plan.streams):
+        if state["consumed"] != consumed(plan.samples(found[0].step), plan.streams):
             raise checkpoint.CheckpointError(f"step {found[0].step} was trained on other batches than this run's")
         if self.job.config.zero and state["workers"] != dist.get_world_size():
             raise UserError(
@@ -103,7 +113,8 @@ class _State:
         with tempfile.TemporaryDirectory(prefix="kgt-resume-") as folder:
             checkpoint.fetch(self.store, found[0], Path(folder))
             self.engine.load(Path(folder))
-            self.ema.load(safetensors.torch.load_file(Path(folder) / "ema.safetensors"), state["ema_updates"])
+            average = safetensors.torch.load_file(Path(folder) / "ema.safetensors")
+            self.ema.load(self.engine.part(average), state["ema_updates"])
         self.step, self.skipped, self.skipped_in_row = found[0].step, state["skipped"], state["skipped_in_row"]
 
     def save(self) -> None:
@@ -112,23 +123,27 @@ class _State:
         state = {
             "digest": self.job.digest,
             "workers": dist.get_world_size(),
-            "consumed": consumed(self.step * plan.batch_size, plan.streams),
+            "consumed": consumed(plan.samples(self.step), plan.streams),
             "ema_updates": self.ema.updates,
             "skipped": self.skipped,
             "skipped_in_row": self.skipped_in_row,
         }
         with tempfile.TemporaryDirectory(prefix="kgt-checkpoint-") as folder:
             self.engine.save(Path(folder))
+            average = self.engine.whole(self.ema.shadow)
             if self.rank == 0:
-                safetensors.torch.save_file(self.ema.shadow, Path(folder) / "ema.safetensors")
+                safetensors.torch.save_file(average, Path(folder) / "ema.safetensors")
             checkpoint.save(self.store, self.job.task, self.step, Path(folder), state, rank=self.rank, gather=_gather)
         if self.rank == 0:
             checkpoint.prune(self.store, self.job.task, config.keep)
 
     def save_weights(self) -> None:
-        """The averaged weights as the run's result."""
+        """The averaged weights as the run's result. Every rank calls it; rank 0 writes."""
+        average = self.engine.whole(self.ema.shadow)
+        if self.rank:
+            return
         model = KGT(self.job.model)
-        model.load_state_dict(self.ema.shadow)
+        model.load_state_dict(average)
         with tempfile.TemporaryDirectory(prefix="kgt-weights-") as folder:
             path = Path(folder) / WEIGHTS
             save_weights(model, path, metadata={"task": self.job.task})
@@ -151,6 +166,10 @@ class _Reporter:
         if time.monotonic() - self._sent >= REPORT_SECONDS:
             self.flush()
 
+    def say(self, what: str) -> None:
+        """What else there is to say."""
+        ray.get(self._board.say.remote(self._job.task, what))
+
     def flush(self) -> None:
         """Send what there is, and see it arrive."""
         ray.get(self._board.push.remote(self._job.task, self._records))
@@ -158,17 +177,26 @@ class _Reporter:
 
 
 def _step(job: Job, state: _State, loader: Prefetcher, reporter: _Reporter | None) -> None:
-    config, started = job.config, time.perf_counter()
+    config, started, phase = job.config, time.perf_counter(), job.plan.phase(state.step)
     batch = next(loader)
-    k = neighbours(state.step, topk=config.topk, seed=config.seed)
-    rate = learning_rate(state.step, peak=config.lr, steps=config.steps, warmup=config.warmup)
+    batch = Batch(*(images.to(state.device, non_blocking=True) for images in (batch.degraded, batch.clean)))
+    k = neighbours(state.step, topk=config.topk, seed=config.seed, dense=config.topk_dense)
+    rate = learning_rate(
+        state.step,
+        peak=config.lr,
+        steps=config.steps,
+        warmup=config.warmup,
+        schedule=config.schedule,
+        milestones=config.lr_milestones,
+    )
     outcome = train_step(
         state.engine,
-        batch.degraded.to(state.device, non_blocking=True),
-        batch.clean.to(state.device, non_blocking=True),
+        batch.degraded,
+        batch.clean,
         k=k,
         rate=rate,
-        loss=LOSSES[config.loss],
+        loss=state.loss,
+        accumulate=config.accumulate,
     )
     if outcome.applied:
         state.ema.update()
@@ -179,13 +207,26 @@ def _step(job: Job, state: _State, loader: Prefetcher, reporter: _Reporter | Non
         logger.warning("%s: step %d skipped: loss %s or its gradient is not finite", job.task, state.step, outcome.loss)
     state.step += 1
     if reporter is not None:
+        figures = {"k": k, "lr": rate, "patch": phase.patch, "batch_size": phase.batch_size, "skipped": state.skipped}
         seconds = time.perf_counter() - started
-        reporter.add(state.step, outcome, k=k, lr=rate, skipped=state.skipped, wait=loader.waited, seconds=seconds)
+        reporter.add(state.step, outcome, **figures, wait=loader.waited, seconds=seconds)
     if state.skipped_in_row >= config.max_skipped:
         raise NotFinite(
             f"{state.skipped_in_row} steps in a row gave a loss or gradient that is not finite "
-            f"(last loss {outcome.loss}, k={k}, lr={rate:.3g}): a lower lr= or clip= may help"
+            f"(last loss {outcome.loss}, k={k}, lr={rate:.3g}): {_diagnosis(state.engine, batch, k)}"
         )
+
+
+def _diagnosis(engine: DeepSpeedEngine, batch: Batch, k: int) -> str:
+    """What is wrong, on whichever rank, and what may help. Every rank calls it."""
+    images = {"degraded": batch.degraded, "clean": batch.clean}
+    own = first_not_finite(engine.model, engine.weights(), images, lambda: engine.forward(batch.degraded, k))
+    found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    cause = next(filter(None, found), "images, weights and activations are finite, so the gradient alone overflows")
+    if cause.startswith("the images"):
+        return f"{cause}: `python pipelines/datasets.py verify` checks the shards"
+    return f"{cause}: a lower lr= or clip=, or precision=fp32, may help"
 
 
 def _gather(value: Any) -> list[Any] | None:

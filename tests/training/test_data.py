@@ -14,13 +14,15 @@ from pipelines.storage import open_store
 from pipelines.versions import current
 from training import data
 from training.data import Batch, Prefetcher, batches, stream_samples
+from training.phases import Phase
 from training.plan import DataPlan, Shard
 
 
 def plan_of(store: str, task: str = "denoise", **changes: object) -> DataPlan:
     manifest = current(open_store(store), task)
     shards = tuple(Shard(manifest.key(s), s.samples, s.bytes, s.sha256) for s in manifest.split("train"))
-    values = {"streams": 4, "seed": 3, "batch_size": 4, "patch": 16, "shuffle": 12} | changes
+    phases = (Phase(0, changes.pop("patch", 16), changes.pop("batch_size", 4)),)
+    values = {"streams": 4, "seed": 3, "phases": phases, "shuffle": 12} | changes
     return DataPlan(task=task, store=store, shards=shards, validation=(), **values)
 
 
@@ -47,6 +49,27 @@ def test_a_resumed_run_sees_what_it_would_have_seen(denoise_store: str, step: in
     plan = plan_of(denoise_store)
     whole = take(plan, 16)
     assert all(map(equal, take(plan, 16 - step, step=step), whole[step:]))
+
+
+PROGRESSIVE = (Phase(0, 16, 8), Phase(2, 24, 4), Phase(5, 32, 4))
+
+
+def test_patches_grow_while_batches_shrink(denoise_store: str) -> None:
+    taken = take(plan_of(denoise_store, phases=PROGRESSIVE), 7)
+    sizes = [(len(batch.clean), batch.clean.shape[-1]) for batch in taken]
+    assert sizes == [(8, 16)] * 2 + [(4, 24)] * 3 + [(4, 32)] * 2
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_resumed_in_any_phase_sees_what_it_would_have_seen(denoise_store: str, step: int, workers: int) -> None:
+    """On one worker or two, whatever it was before: 24 samples an epoch, of which the last step begins the second."""
+    plan = plan_of(denoise_store, phases=PROGRESSIVE)
+    whole = take(plan, 8)
+    for rank in range(workers):
+        shares = take(plan, 8 - step, rank=rank, workers=workers, step=step)
+        for batch, expected in zip(shares, whole[step:], strict=True):
+            assert torch.equal(batch.degraded, expected.degraded[rank::workers])
 
 
 @pytest.mark.parametrize("workers", [2, 4])
