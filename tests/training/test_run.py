@@ -1,6 +1,7 @@
 """`training/run.py` whole, on a Ray of two cores: Ray Train, DeepSpeed, gloo, checkpoints, registration."""
 
 import contextlib
+import gzip
 import io
 import json
 import shutil
@@ -15,11 +16,13 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from kgt.config import RANDOM_TOPK, preset
 from kgt.config import neighbours as of_nodes
 from kgt.home import home
+from kgt.model import KGT
 from kgt.weights import load_weights
 from pipelines import versions
 from pipelines.storage import open_store
@@ -135,6 +138,33 @@ def test_another_registry_gets_the_finished_model(undisturbed: Ran, denoise_stor
     (out / "denoise" / "result.json").unlink()
     assert command(denoise_store, out, "task=denoise").code == 0
     assert tracking.get_alias("denoise", "challenger").version == version.version
+
+
+@pytest.mark.usefixtures("mlflow_database", "ray_local")
+def test_another_engine_trains_the_same_model(undisturbed: Ran, denoise_store: str, out: Path) -> None:
+    """ZeRO 3 in bfloat16, by micro-steps, activations computed again, two steps of it traced: only rounding differs."""
+    engine = ["zero=3", "precision=bf16", "accumulate=2", "activation_checkpointing=true", "profile=3:4"]
+    ran = command(denoise_store, out, "task=denoise", *engine)
+    assert ran.code == 0, ran.stderr
+    values, expected = ([value for _, value in run.history("loss")] for run in (ran, undisturbed))
+    assert values != expected
+    assert values == pytest.approx(expected, rel=0.02)
+    exact, other = (
+        torch.cat(
+            [weight.flatten() for weight in load_weights(folder / "denoise" / "weights.safetensors")[0].parameters()]
+        )
+        for folder in (undisturbed.out, out)
+    )
+    torch.manual_seed(SEED)
+    start = torch.cat([weight.flatten() for weight in KGT(preset("kgt-tiny", "denoise")).parameters()])
+    assert (other - exact).norm() < 0.1 * (exact - start).norm()
+    assert f"trace of torch.profiler: file://{out}/denoise/profile/steps-3-4.json.gz" in ran.stderr
+    with gzip.open(out / "denoise" / "profile" / "steps-3-4.json.gz") as file:
+        names = [event["name"] for event in json.load(file)["traceEvents"]]
+    assert names.count("kgt::select_neighbours") == 2 * 2 * 3  # steps, micro-steps, stages: a graph is made once
+    for part in ("wait", "forward", "backward", "update"):
+        assert all(seconds >= 0 for _, seconds in ran.history(part))
+    assert {value for _, value in ran.history("batch_size")} == {4}
 
 
 class Killer(threading.Thread):
