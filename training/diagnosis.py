@@ -7,18 +7,16 @@ import torch
 from torch import Tensor, nn
 
 
-def first_not_finite(
-    model: nn.Module, weights: Mapping[str, Tensor], images: Mapping[str, Tensor], forward: Callable[[], Tensor]
-) -> str | None:
-    """What is the first that is not finite, in words: images, then weights, then what the modules return, in order.
+def spoilt(kind: str, tensors: Mapping[str, Tensor]) -> str | None:
+    """Which of the tensors are not finite, in words that call them `kind`; None where all are."""
+    names = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if not names:
+        return None
+    return f"the {kind} are not finite: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
 
-    forward: runs the model on the images. None where all of it is finite, so that only the gradient can be at fault.
-    """
-    for kind, tensors in (("images", images), ("weights", weights)):
-        spoilt = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-        if spoilt:
-            more = f" and {len(spoilt) - 1} more" if len(spoilt) > 1 else ""
-            return f"the {kind} are not finite: {spoilt[0]}{more}"
+
+def spoilt_module(model: nn.Module, forward: Callable[[], Tensor]) -> str | None:
+    """The first module to return what is not finite, in words; None where none does. forward: runs the model."""
     names = {module: name for name, module in model.named_modules()}
     found: list[str] = []
 

@@ -22,7 +22,7 @@ from pipelines.storage import Store, open_store
 from training import checkpoint
 from training.config import loss_terms
 from training.data import Batch, Prefetcher, batches
-from training.diagnosis import first_not_finite
+from training.diagnosis import spoilt, spoilt_module
 from training.ema import Ema
 from training.engine import DeepSpeedEngine
 from training.losses import weighted
@@ -204,7 +204,8 @@ def _step(job: Job, state: _State, loader: Prefetcher, reporter: _Reporter | Non
     else:
         state.skipped += 1
         state.skipped_in_row += 1
-        logger.warning("%s: step %d skipped: loss %s or its gradient is not finite", job.task, state.step, outcome.loss)
+        if reporter is not None:  # all ranks skip it
+            logger.warning("%s: step %d skipped: loss or gradient not finite (%s)", job.task, state.step, outcome.loss)
     state.step += 1
     if reporter is not None:
         figures = {"k": k, "lr": rate, "patch": phase.patch, "batch_size": phase.batch_size, "skipped": state.skipped}
@@ -219,14 +220,22 @@ def _step(job: Job, state: _State, loader: Prefetcher, reporter: _Reporter | Non
 
 def _diagnosis(engine: DeepSpeedEngine, batch: Batch, k: int) -> str:
     """What is wrong, on whichever rank, and what may help. Every rank calls it."""
-    images = {"degraded": batch.degraded, "clean": batch.clean}
-    own = first_not_finite(engine.model, engine.weights(), images, lambda: engine.forward(batch.degraded, k))
-    found: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, own)
-    cause = next(filter(None, found), "images, weights and activations are finite, so the gradient alone overflows")
-    if cause.startswith("the images"):
-        return f"{cause}: `python pipelines/datasets.py verify` checks the shards"
-    return f"{cause}: a lower lr= or clip=, or precision=fp32, may help"
+    if cause := _first(spoilt("images", {"degraded": batch.degraded, "clean": batch.clean})):
+        return f"{cause}; `python pipelines/datasets.py verify` checks the shards"
+    cause = (
+        _first(spoilt("weights", engine.weights()))
+        # Not before all ranks are here: under ZeRO 3 they need one another to compute.
+        or _first(spoilt_module(engine.model, lambda: engine.forward(batch.degraded, k)))
+        or "images, weights and activations are finite, but the gradient is not"
+    )
+    return f"{cause}; a lower lr= or clip=, or precision=fp32, may help"
+
+
+def _first(found: str | None) -> str | None:
+    """What the first rank that found something has found. Every rank calls it."""
+    all_found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(all_found, found)
+    return next(filter(None, all_found), None)
 
 
 def _gather(value: Any) -> list[Any] | None:

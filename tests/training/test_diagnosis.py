@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.diagnosis import first_not_finite
+from training.diagnosis import spoilt, spoilt_module
 
 
 class Logarithm(nn.Module):
@@ -14,34 +14,15 @@ class Logarithm(nn.Module):
         return x.log()
 
 
-def diagnose(model: nn.Module, **images: Tensor) -> str | None:
-    images = {"degraded": torch.ones(1, 2), "clean": torch.ones(1, 2)} | images
-    return first_not_finite(model, model.state_dict(), images, lambda: model(images["degraded"]))
+def test_what_is_not_finite_is_named() -> None:
+    fine, nan, infinite = torch.ones(2), torch.tensor([0, torch.nan]), torch.tensor([-torch.inf, 0])
+    assert spoilt("images", {"degraded": fine, "clean": fine}) is None
+    assert spoilt("images", {"degraded": fine, "clean": nan}) == "the images are not finite: clean"
+    assert spoilt("weights", {"a": infinite, "b": fine, "c": nan}) == "the weights are not finite: a and 1 more"
 
 
-def model() -> nn.Module:
-    return nn.Sequential(nn.Identity(), nn.Sequential(Logarithm(), nn.Linear(2, 2)), nn.ReLU())
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_images_come_first(bad: float) -> None:
-    network = model()
-    network[1][1].weight.data.fill_(torch.nan)
-    assert diagnose(network, clean=torch.full((1, 2), bad)) == "the images are not finite: clean"
-
-
-def test_then_weights() -> None:
-    network = model()
-    for weight in network.parameters():
-        weight.data.fill_(torch.nan)
-    assert diagnose(network) == "the weights are not finite: 1.1.weight and 1 more"
-
-
-def test_then_the_first_module_that_returns_what_is_not_finite() -> None:
-    network = model()
-    assert diagnose(network, degraded=torch.zeros(1, 2)) == "what 1.0 returns is not finite"
-    assert not any(module._forward_hooks for module in network.modules())
-
-
-def test_nothing_is_found_where_all_is_finite() -> None:
-    assert diagnose(model()) is None
+@pytest.mark.parametrize(("given", "words"), [(1.0, None), (0.0, "what 1.0 returns is not finite")])
+def test_the_first_module_that_returns_what_is_not_finite_is_named(given: float, words: str | None) -> None:
+    model = nn.Sequential(nn.Identity(), nn.Sequential(Logarithm(), nn.Linear(2, 2)), nn.ReLU())
+    assert spoilt_module(model, lambda: model(torch.full((1, 2), given))) == words
+    assert not any(module._forward_hooks for module in model.modules())

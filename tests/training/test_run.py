@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,17 @@ def test_another_engine_trains_the_same_model(undisturbed: Ran, denoise_store: s
     for part in ("wait", "forward", "backward", "update"):
         assert all(seconds >= 0 for _, seconds in ran.history(part))
     assert {value for _, value in ran.history("batch_size")} == {4}
+
+
+@pytest.mark.usefixtures("mlflow_database", "ray_local")
+def test_a_run_whose_weights_are_lost_ends_with_the_reason(denoise_store: str, out: Path) -> None:
+    """The first step moves the weights out of all range; under ZeRO 3 each worker sees its part of them alone."""
+    ran = command(denoise_store, out, "task=denoise", "lr=1e30", "clip=0", "warmup=0", "max_skipped=2", "zero=3")
+    assert ran.code == 1
+    outcome = " ".join(ran.stdout.split())
+    assert "failed: NotFinite: 2 steps in a row" in outcome
+    assert re.search(r"what \S+ returns is not finite|the weights are not finite: \S+", outcome)
+    assert "workers lost" not in ran.stderr
 
 
 class Killer(threading.Thread):
