@@ -1,7 +1,7 @@
 """Trains one KGT a task, from a version of shards to a registered model.
 
     python training/run.py task=all
-    python training/run.py task=denoise model=kgt-u steps=300000 batch_size=32 patch=128 workers=8 gpus_per_worker=1
+    python training/run.py task=denoise recipe=full workers=8 gpus_per_worker=1 precision=bf16
     python training/run.py task=[sr,jpeg] store=s3://bucket/shards out=s3://bucket/runs/first
 
 Stopped at any moment, the same command goes on from the last checkpoint. Exit code: 0, 1 where a task failed, 2 for a
