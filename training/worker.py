@@ -189,15 +189,21 @@ def _step(job: Job, state: _State, loader: Prefetcher, reporter: _Reporter | Non
         schedule=config.schedule,
         milestones=config.lr_milestones,
     )
-    outcome = train_step(
-        state.engine,
-        batch.degraded,
-        batch.clean,
-        k=k,
-        rate=rate,
-        loss=state.loss,
-        accumulate=config.accumulate,
-    )
+    try:
+        outcome = train_step(
+            state.engine,
+            batch.degraded,
+            batch.clean,
+            k=k,
+            rate=rate,
+            loss=state.loss,
+            accumulate=config.accumulate,
+        )
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU cannot hold a micro-step of {len(batch.degraded) // config.accumulate} patches of {phase.patch}² "
+            "pixels: use activation_checkpointing=true, a higher accumulate=, more workers= or a smaller batch_size="
+        ) from error
     if outcome.applied:
         state.ema.update()
         state.skipped_in_row = 0
