@@ -14,6 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kgt.addresses import without_password
 from kgt.errors import UserError
 from kgt.tasks import TASKS, get_task, nearest
 from pipelines.degradations import settings_of
@@ -33,7 +34,8 @@ def parse(schema: type[SchemaT], argv: Sequence[str], usage: str) -> SchemaT:
 
     `schema` is a dataclass (not frozen), possibly nested (`optimizer.lr=…`). If it has a field `tasks` (a dict), then
     `tasks.<task>.<setting>=…` are checked against that task's degradation and kept there: `{task: {setting: value}}`.
-    Raises UserError: not `key=value`, an unknown key (with the nearest right one), a value of the wrong type.
+    Raises UserError: not `key=value`, an unknown key (with the nearest right one), a value of the wrong type or with a
+    password in an address.
     """
     if {"-h", "--help"} & set(argv):
         print(_help(schema, usage))
@@ -43,6 +45,7 @@ def parse(schema: type[SchemaT], argv: Sequence[str], usage: str) -> SchemaT:
     texts: dict[str, str] = {}
     for argument in argv:
         key, equals, value = argument.partition("=")
+        without_password(argument, "an address", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
         if not equals:
             raise UserError(f"'{argument}' is not of the form key=value: {nearest(argument, kinds)}")
         if key.startswith("tasks.") and "tasks" in kinds:

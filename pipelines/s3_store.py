@@ -4,6 +4,7 @@ import base64
 import functools
 import hashlib
 import io
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.exceptions import ReadTimeoutError as BodyTimeoutError
 
+from kgt.addresses import without_password
 from kgt.errors import UserError
 from pipelines.storage import Absent, Condition, Conflict, Matches, Missing, Stat, Unavailable, check_key
 
@@ -40,6 +42,8 @@ def _client(attempts: int = _ATTEMPTS) -> Any:
 
     Raises UserError for environment variables or a configuration file that describe none.
     """
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        without_password(os.environ.get(name, ""), name, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
     retries = {"max_attempts": attempts, "mode": "standard"}
     try:
         return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))

@@ -16,6 +16,7 @@ import pytest
 import ray
 import yaml
 
+from infra import submit
 from tests.infra.commands import check_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,6 +204,10 @@ def test_commands_are_this_project_s() -> None:
             scripts[manifest["metadata"]["name"]] = check_command(manifest["spec"]["entrypoint"], ROOT)
     container = next(pods(called("CronJob", "regenerate")))["spec"]["containers"][0]
     scripts["regenerate"] = check_command(container["args"], ROOT)
+    program, script, *arguments = container["command"]
+    assert (program, check_command([script], ROOT)) == ("python", "infra/submit.py")
+    name, options, command = submit.read([word.replace("$(TICK)", "tick-1") for word in arguments] + container["args"])
+    assert (name, options.tick, options.upload, command) == ("shards", "tick-1", False, container["args"])
     assert scripts == {
         "synthesis": "pipelines/synthesize.py",
         "training": "training/run.py",

@@ -114,6 +114,6 @@ def test_the_pipelines_know_nothing_of_training(root: Path, floor: str, above: s
 
 
 def test_the_pipelines_take_from_the_library_what_needs_no_torch(root: Path) -> None:
-    light = ("kgt.tasks", "kgt.imaging", "kgt.errors", "kgt.home", "kgt.atomic")
+    light = ("kgt.addresses", "kgt.tasks", "kgt.imaging", "kgt.errors", "kgt.home", "kgt.atomic")
     taken = {name for _, name in imported(root / "pipelines") if name.startswith("kgt.")}
     assert {name for name in taken if not name.startswith(light)} == set()

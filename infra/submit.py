@@ -1,0 +1,121 @@
+"""Runs a command on a Ray cluster as its job: submits it, follows its log to the end, exits with its status.
+
+    python infra/submit.py train -- python training/run.py task=all store=s3://bucket/shards out=s3://bucket/runs/first
+    python infra/submit.py train tick=2026-01-31 env=[MLFLOW_TRACKING_URI] -- python training/run.py task=sr
+    python infra/submit.py shards upload=false -- python /opt/kgt/pipelines/regenerate.py task=all
+
+A job's id is its name and its tick. The same command, given again, follows the job that is there; while a job of the
+name is at work, none of another tick is started. The cluster is RAY_ADDRESS, its token RAY_AUTH_TOKEN_PATH or
+RAY_AUTH_TOKEN, else that in ~/.ray/auth_token. Ctrl-C leaves the job at work. Exit code: that of the command, 143 where
+the job was stopped; 2 for a mistake, or where the job was not submitted.
+"""
+
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+if __name__ == "__main__":  # a script's own folder comes first otherwise
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from infra import upload
+from kgt.addresses import without_password
+from kgt.errors import UserError
+from pipelines.options import about, parse
+
+ROOT = Path(__file__).resolve().parents[1]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
+
+
+@dataclass
+class Options:
+    """What the command line can say between the name and `--`."""
+
+    tick: str = field(default="", metadata=about("what this start is for; empty: today (UTC)"))
+    address: str = field(default="", metadata=about("http://host:port of the cluster; empty: RAY_ADDRESS"))
+    upload: bool = field(default=True, metadata=about("send what git tracks here; false: run what the image holds"))
+    env: list[str] = field(default_factory=list, metadata=about("variables of this environment that the job gets too"))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run; the exit code."""
+    try:
+        name, options, command = read(argv)
+        job = f"{name}-{options.tick}"
+        environment = _environment(options.env)
+        package = None
+        if options.upload:
+            package = upload.pack(ROOT)
+            environment["KGT_GIT_COMMIT"] = upload.git_commit(ROOT)
+            for path in upload.untracked_sources(ROOT):
+                _say(f"{path} is not tracked by git and stays behind")
+        from infra.job_server import JobServer, exit_code
+
+        server = JobServer(options.address)
+        if server.submit(job, name, shlex.join(command), package, environment):
+            _say(f"{job} is submitted" + (f" with {len(package) / 1000**2:.1f} MB of sources" if package else ""))
+        else:
+            _say(f"{job} was submitted before: this is its log (another tick= starts another job)")
+        ended = server.follow(job)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: what was submitted is still at work; the same command follows it again", file=sys.stderr)
+        return 130
+    code = exit_code(ended)
+    ray_s_own = ended.message if ended.driver_exit_code is None and code else ""
+    reason = f": {ray_s_own.strip().splitlines()[0]}" if ray_s_own else ""
+    _say(f"{job} has ended: {ended.status.value.lower()}, exit code {code}{reason}")
+    return code
+
+
+def read(argv: Sequence[str]) -> tuple[str, Options, list[str]]:
+    """The name, the options with their defaults filled in, and the command's words. Raises UserError."""
+    before, command = list(argv), []
+    if "--" in before:
+        at = before.index("--")
+        before, command = before[:at], before[at + 1 :]
+    if {"-h", "--help"} & set(before):
+        parse(Options, ["--help"], __doc__)
+    if not before or "=" in before[0]:
+        raise UserError("name the job first, as in: python infra/submit.py train -- python training/run.py task=all")
+    name, *settings = before
+    options = parse(Options, settings, __doc__)
+    options.tick = options.tick or time.strftime("%Y-%m-%d", time.gmtime())
+    options.address = (options.address or os.environ.get("RAY_ADDRESS") or "http://127.0.0.1:8265").rstrip("/")
+    if not options.address.startswith(("http://", "https://")):
+        raise UserError(f"address {options.address}: write that of the dashboard, as in http://127.0.0.1:8265")
+    without_password(options.address, "RAY_ADDRESS", "the token is in a file, RAY_AUTH_TOKEN_PATH")
+    for what, text in (("name", name), ("tick", options.tick)):
+        if not _NAME.fullmatch(text):
+            raise UserError(f"{what} '{text}': letters, digits and . _ - are wanted")
+    if not command:
+        raise UserError("no command: write it after --, as in: -- python training/run.py task=all")
+    without_password(" ".join(command), "an address in the command", "take the account from the nodes' environment")
+    return name, options, command
+
+
+def _environment(names: Sequence[str]) -> dict[str, str]:
+    """Those variables of this process. Raises UserError for one that is not set, or that a dashboard must not show."""
+    values = {}
+    for name in names:
+        if _SECRET.search(name):
+            raise UserError(f"env={name}: everyone who sees the cluster would read it; a node's secrets are in files")
+        if name not in os.environ:
+            raise UserError(f"env={name}: it is not set here")
+        values[name] = without_password(os.environ[name], name, "take the account from the nodes' environment")
+    return values
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
