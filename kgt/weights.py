@@ -33,8 +33,9 @@ def load_weights(path: Path, *, device: torch.device | str = "cpu") -> tuple[KGT
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            model = KGT(_config(path, metadata))
-            _check_tensors(path, model, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+            config = _config(path, metadata)
+            _check_tensors(path, config, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+            model = KGT(config)
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"not a weights file (safetensors): {path}") from error
@@ -48,7 +49,7 @@ def _config(path: Path, metadata: dict[str, str]) -> KGTConfig:
         raise UserError(f"{path} holds tensors, but not those of a KGT: it names no '{CONFIG_KEY}'")
     try:
         values = json.loads(metadata.pop(CONFIG_KEY))
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise UserError(f"{path}: its '{CONFIG_KEY}' is not a JSON object")
@@ -58,8 +59,10 @@ def _config(path: Path, metadata: dict[str, str]) -> KGTConfig:
         raise UserError(f"{path}: {error}") from error
 
 
-def _check_tensors(path: Path, model: KGT, found: dict[str, tuple[int, ...]]) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def _check_tensors(path: Path, config: KGTConfig, found: dict[str, tuple[int, ...]]) -> None:
+    """Before a byte is allocated: a file of no size may describe a model that fills the memory."""
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in KGT(config).state_dict().items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             there, wanted = (sizes.get(name, "absent") for sizes in (found, expected))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from kgt.errors import UserError
 from pipelines.plan import fingerprint
-from pipelines.storage import Missing, Store
+from pipelines.storage import Malformed, Missing, Store, read_json
 
 
 def begin(store: Store, identities: Mapping[str, str], fraction: float, live: Mapping[str, int]) -> dict[str, int]:
@@ -19,13 +19,15 @@ def begin(store: Store, identities: Mapping[str, str], fraction: float, live: Ma
     """
     key = _key(identities, fraction)
     try:
-        noted = json.loads(store.get(key))
+        noted = read_json(store, key)
         epochs = {task: int(noted[task]) for task in identities}
         if any(live[task] < epochs[task] for task in epochs):
             return epochs
     except Missing:
         pass
-    except (ValueError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (Malformed, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{store.url}/{key} is damaged: delete it, a round that was killed is then begun anew"
         ) from error

@@ -82,7 +82,10 @@ def decode_pair(sample: Mapping[str, Any]) -> Pair:
         degraded = _decode_image(members["degraded"], sample[members["degraded"]], meta["layout"])
     except ShardError:
         raise
-    except (ValueError, KeyError, TypeError, OSError, SyntaxError, zlib.error, Image.DecompressionBombError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, RecursionError),
+        *(OSError, SyntaxError, zlib.error, Image.DecompressionBombError),
+    ) as error:
         raise ShardError(f"pair {sample.get('__key__')}: {error}") from error
     return Pair(sample["__key__"], clean, degraded, meta)
 

@@ -6,15 +6,19 @@ happens or raises `Conflict`: that is all the coordination that versions need. S
 
 import contextlib
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from kgt.errors import UserError
 from kgt.home import home
+
+MAX_JSON_BYTES = 256 << 20
+"""More than the manifest of a million shards has: whoever may write to a store must not fill its readers' memory."""
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")  # never out of the store
 
@@ -25,6 +29,10 @@ class Unavailable(UserError):
 
 class Missing(LookupError):
     """There is no object of that key."""
+
+
+class Malformed(RuntimeError):
+    """An object is not the JSON that it should be."""
 
 
 class Conflict(RuntimeError):
@@ -113,6 +121,20 @@ def open_store(url: str) -> Store:
             raise UserError(f"store {url}: a bucket is missing, as in s3://bucket/folder")
         return S3Store(bucket, prefix.strip("/"))
     raise UserError(f"store {url}: unknown scheme; write file:///absolute/folder or s3://bucket/folder")
+
+
+def read_json(store: Store, key: str) -> Any:
+    """The JSON in an object. Raises Missing, and Malformed where it is not JSON, or more than MAX_JSON_BYTES of it."""
+    with store.open(key) as file:
+        data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise Malformed(f"it is larger than {MAX_JSON_BYTES >> 20} MiB")
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise Malformed("it is nested too deeply") from error
+    except ValueError as error:
+        raise Malformed(f"it is not JSON: {error}") from error
 
 
 def holds(store: Store, key: str, size: int, sha256: str) -> bool:

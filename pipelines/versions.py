@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from kgt.errors import UserError
 from kgt.tasks import nearest
-from pipelines.storage import Absent, Conflict, Matches, Missing, Store, clock
+from pipelines.storage import Absent, Conflict, Malformed, Matches, Missing, Store, clock, read_json
 
 FORMAT = 2
 Split = Literal["train", "val"]
@@ -126,7 +126,7 @@ def load(store: Store, task: str, version: str) -> Manifest:
     if not _VERSION.fullmatch(version):
         raise UserError(f"'{version}' is not a version's name: it looks like {version_name(1)}")
     try:
-        return _decode(store.get(_manifest_key(task, version)), task, version, store.url)
+        return _decode(store, task, version)
     except Missing as error:
         raise UserError(f"{store.url} has no version {version} of {task}: {_known(store, task, version)}") from error
 
@@ -301,11 +301,11 @@ def _known(store: Store, task: str, version: str) -> str:
 
 def _pointer(store: Store, task: str) -> dict[str, str] | None:
     try:
-        pointer = json.loads(store.get(f"{task}/CURRENT"))
+        pointer = read_json(store, f"{task}/CURRENT")
         return {name: str(pointer[name]) for name in ("version", "manifest_sha256")}
     except Missing:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (Malformed, KeyError, TypeError) as error:
         raise UserError(f"{store.url}/{task}/CURRENT is damaged: delete it, and run synthesize.py again") from error
 
 
@@ -330,10 +330,11 @@ def _advance(store: Store, manifest: Manifest) -> None:
             continue
 
 
-def _decode(data: bytes, task: str, version: str, url: str) -> Manifest:
-    """The manifest in `data`, every name and number checked: what is read from a store may have been edited."""
+def _decode(store: Store, task: str, version: str) -> Manifest:
+    """The manifest, every name and number checked: what is read from a store may have been edited."""
+    url = store.url
     try:
-        found = json.loads(data)
+        found = read_json(store, _manifest_key(task, version))
         if found["format"] != FORMAT:
             raise UserError(
                 f"{url}: {version} of {task} has format {found['format']}, this code reads {FORMAT}: "
@@ -348,7 +349,7 @@ def _decode(data: bytes, task: str, version: str, url: str) -> Manifest:
         return manifest
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (Malformed, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{url}/{_manifest_key(task, version)} is damaged: {error}") from error
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.storage import Missing, Store
+from pipelines.storage import Malformed, Missing, Store, read_json
 
 MARKER = "COMMITTED.json"
 
@@ -81,10 +81,10 @@ def read(store: Store, prefix: str, step: int) -> Checkpoint:
     """The marker of that step. Raises CheckpointError if it is not one."""
     key = f"{_folder(prefix, step)}/{MARKER}"
     try:
-        found = json.loads(store.get(key))
+        found = read_json(store, key)
         checkpoint = Checkpoint(found["step"], found["state"], tuple(Part(**part) for part in found["parts"]))
         strange = [part.key for part in checkpoint.parts if not _is_part(part.key, _folder(prefix, step))]
-    except (Missing, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (Missing, Malformed, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{store.url}/{key} is no marker of a checkpoint: {error}") from error
     if strange or checkpoint.step != step:
         what = f"names {strange[0]!r}" if strange else f"says step {checkpoint.step}"

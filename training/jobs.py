@@ -18,7 +18,7 @@ from kgt.config import KGTConfig, preset
 from kgt.errors import UserError
 from pipelines import versions
 from pipelines.degradations import DEGRADATIONS, demosaic, settings_of
-from pipelines.storage import Missing, Store, open_store
+from pipelines.storage import Malformed, Missing, Store, open_store, read_json
 from pipelines.versions import Manifest, ShardEntry
 from training.config import RunConfig
 from training.order import choose_streams
@@ -149,8 +149,8 @@ def _pinned(job: Job) -> dict[str, Any]:
 
 def _read_json(store: Store, key: str) -> dict[str, Any] | None:
     try:
-        return json.loads(store.get(key))
+        return read_json(store, key)
     except Missing:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except Malformed as error:
         raise UserError(f"{store.url}/{key} is damaged: remove it, or give another out=") from error

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_tensors_of_something_else_are_refused(model: KGT, tmp_path: Path) -> No
         load_weights(written(path, tensors, {}))
     with pytest.raises(UserError, match="unknown model setting 'dims': did you mean 'dim'"):
         load_weights(written(path, tensors, {CONFIG_KEY: config.replace('"dim"', '"dims"')}))
-    for odd in ("{", "null", "[1]", "3"):
+    for odd in ("{", "null", "[1]", "3", "[" * 100_000):
         with pytest.raises(UserError, match="is not a JSON object"):
             load_weights(written(path, tensors, {CONFIG_KEY: odd}))
     name = next(iter(tensors))
@@ -88,3 +89,23 @@ def test_tensors_of_something_else_are_refused(model: KGT, tmp_path: Path) -> No
         load_weights(written(path, {**tensors, "stray": torch.zeros(3)}, {CONFIG_KEY: config}))
     with pytest.raises(UserError, match=r"is \(1,\), not"):
         load_weights(written(path, {**tensors, name: torch.zeros(1)}, {CONFIG_KEY: config}))
+
+
+def test_a_small_file_cannot_ask_for_a_model_that_fills_the_memory(tmp_path: Path) -> None:
+    config = preset("kgt-u", "denoise").to_dict() | {"dim": 4096}
+    path = written(tmp_path / "weights", {"x": torch.zeros(1)}, {CONFIG_KEY: json.dumps(config)})
+    with pytest.raises(UserError, match="does not fit its own configuration"):
+        load_weights(path)  # its latent level alone has 32768 channels
+
+
+def test_a_pickle_is_not_read_whatever_its_name_says(tmp_path: Path) -> None:
+    class Planted:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "it ran",)
+
+    for save in (lambda path: path.write_bytes(pickle.dumps(Planted())), lambda path: torch.save(Planted(), path)):
+        path = tmp_path / "weights.safetensors"
+        save(path)
+        with pytest.raises(UserError, match="not a weights file"):
+            load_weights(path)
+    assert not (tmp_path / "it ran").exists()

@@ -168,6 +168,7 @@ def test_damage_ends_in_one_kind_of_error(data: st.DataObject) -> None:
         {"degraded.tiff": b"II*\0"},
         {"json": b"{"},
         {"json": b"[]"},
+        {"json": b"[" * 100_000},
         {"json": b'{"format": 2, "layout": "u8"}'},
         {"json": b'{"format": 1, "layout": "fixed16x7"}'},
         {"json": b'{"format": 1, "layout": "u8"}'},
@@ -179,6 +180,14 @@ def test_pairs_that_are_none(change: dict) -> None:
     sample = encode_pair("a", np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.float32), {})
     with pytest.raises(ShardError):
         decode_pair(sample | change)
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    sample = encode_pair("a", image, image, {})
+    monkeypatch.setattr(shards, "MAX_PIXELS", 64 * 64 - 1)
+    with pytest.raises(ShardError, match="64x64 pixels are too many"):
+        decode_pair(sample)
 
 
 def test_a_png_under_another_name_is_not_decoded() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kgt.errors import UserError
-from pipelines import versions
+from pipelines import storage, versions
 from pipelines.storage import Store
 from pipelines.versions import Manifest, ShardEntry, current, latest, list_versions, load, pin, prune, publish, unpin
 
@@ -75,6 +75,21 @@ def test_without_a_version_the_command_that_makes_one_is_named(store: Store) -> 
         load(store, "sr", "v000002")
     with pytest.raises(UserError, match="not a version's name"):
         load(store, "sr", "../../x")
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b" " * 2000, b"\xff", b"[1]"], ids=["deep", "large", "binary", "list"]
+)
+@pytest.mark.parametrize("key", ["sr/versions/v000001.json", "sr/CURRENT"])
+def test_hostile_json_is_refused_in_a_line(
+    file_store: Store, key: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(file_store, manifest(1))
+    file_store.put(key, data)
+    monkeypatch.setattr(storage, "MAX_JSON_BYTES", 1000 if data.isspace() else storage.MAX_JSON_BYTES)
+    with pytest.raises(UserError, match="is damaged") as raised:
+        current(file_store, "sr")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
