@@ -2,9 +2,11 @@
 
     python training/promote.py task=all images=sample
     python training/promote.py task=denoise images=DIR tasks.denoise.sigma=25
+    python training/promote.py task=all images=DIR only_new=true
 
 Without a champion the challenger must beat the degraded images themselves (model=input). Every decision, with its
-figures, is written to $KGT_HOME/reports/<task>.json and, as tags, to the model's version.
+figures, is written to $KGT_HOME/reports/<task>.json and, as tags, to the model's version. With only_new=true, which a
+timer runs every few minutes, tasks are left out whose challenger is decided about or is not there yet.
 """
 
 import sys
@@ -34,6 +36,7 @@ class Options:
     k: int | None = field(default=None, metadata=about("neighbours a node of 1024; empty: the model's own"))
     tile: int | None = field(default=None, metadata=about("side of the tiles, in pixels; empty: as large as is wise"))
     limit: int = field(default=0, metadata=about("only so many images; 0: all"))
+    only_new: bool = field(default=False, metadata=about("only challengers about which nothing was decided yet"))
     device: str = field(default="cpu", metadata=about("where the models run: cpu or cuda"))
     tasks: dict[str, Any] = field(
         default_factory=dict, metadata=about("tasks.<task>.<setting>=10, [10,20] or {min: 10, max: 20}")
@@ -50,6 +53,8 @@ def main(argv: Sequence[str]) -> int:
         for path in [*reports, Path(options.report)] if options.report else reports:
             check_report(path)
         tracking.open_tracking()
+        if options.only_new:
+            names = [task for task in names if promotion.undecided(task)]
         decisions = []
         for task in names:
             how = {

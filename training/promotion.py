@@ -16,6 +16,7 @@ from training import tracking
 from training.evaluation import Row, evaluate_task
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+VERDICT = "promotion.verdict"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ def decide(task: str, **how: Any) -> Decision:
         )
     champion = tracking.get_alias(task, CHAMPION)
     decision = _compare(task, str(challenger.version), str(champion.version) if champion else None, how)
-    tracking.set_version_tags(task, decision.version, _tags(decision))
     if decision.verdict == "promoted":
         tracking.set_alias(task, CHAMPION, decision.version)
+    tracking.set_version_tags(task, decision.version, _tags(decision))  # last: `undecided` goes by them
     return decision
 
 
@@ -105,6 +106,12 @@ def promote(task: str, **how: Any) -> Decision:
     return decision
 
 
+def undecided(task: str) -> bool:
+    """Whether the task has a challenger about which nothing was decided yet."""
+    challenger = tracking.get_alias(task, CHALLENGER)
+    return challenger is not None and VERDICT not in challenger.tags
+
+
 def report_path(task: str) -> Path:
     """Where the last decision about a task is kept."""
     return home() / "reports" / f"{task}.json"
@@ -132,7 +139,7 @@ def _mean(figures: Sequence[float]) -> float:
 
 
 def _tags(decision: Decision) -> dict[str, str]:
-    tags = {"promotion.verdict": decision.verdict, "promotion.reason": decision.reason}
+    tags = {VERDICT: decision.verdict, "promotion.reason": decision.reason}
     if decision.rows:
         tags["promotion.images"] = f"{decision.rows[0].set} ({decision.rows[0].images})"
     return tags

@@ -95,13 +95,17 @@ def _see_that_it_answers(uri: str) -> None:
 def start_run(
     name: str, *, resume: str | None = None, parent: str | None = None, tags: Mapping[str, str] | None = None
 ) -> str:
-    """A new run's id, or `resume` itself, set to running again, where that run is still known."""
+    """A new run's id, or `resume` itself, set to running again, where that run is still known.
+
+    Raises UserError where the account may not log.
+    """
     client = _client()
-    if resume is not None and _exists(resume):
-        client.update_run(resume, status="RUNNING")
-        return resume
-    described = {"mlflow.runName": name, **({"mlflow.parentRunId": parent} if parent else {}), **(tags or {})}
-    return client.create_run(open_tracking(), tags=described).info.run_id
+    with _permission():
+        if resume is not None and _exists(resume):
+            client.update_run(resume, status="RUNNING")
+            return resume
+        described = {"mlflow.runName": name, **({"mlflow.parentRunId": parent} if parent else {}), **(tags or {})}
+        return client.create_run(open_tracking(), tags=described).info.run_id
 
 
 def end_run(run: str, status: str = "FINISHED") -> None:
@@ -229,25 +233,26 @@ def version_of(task: str, run: str) -> str | None:
 
 
 def set_alias(task: str, alias: str, version: str) -> None:
-    """Point the alias at the version."""
-    _client().set_registered_model_alias(model_name(task), alias, version)
+    """Point the alias at the version. Raises UserError where the account may not."""
+    with _permission():
+        _client().set_registered_model_alias(model_name(task), alias, version)
 
 
 def get_alias(task: str, alias: str) -> ModelVersion | None:
-    """The version that the alias points at; None where there is no such alias, or no such model."""
-    try:
-        return _client().get_model_version_by_alias(model_name(task), alias)
-    except MlflowException as error:
-        missing = (ErrorCode.RESOURCE_DOES_NOT_EXIST, ErrorCode.INVALID_PARAMETER_VALUE)
-        if error.error_code in [ErrorCode.Name(code) for code in missing]:
-            return None
-        raise
+    """The version that the alias points at; None where there is no such alias, or no such model.
+
+    It is looked for among the models that the account sees: asked for by name, a server denies one that is not there.
+    """
+    found = _client().search_registered_models(f"name='{model_name(task)}'")
+    version = found[0].aliases.get(alias) if found else None
+    return None if version is None else _client().get_model_version(model_name(task), version)
 
 
 def set_version_tags(task: str, version: str, tags: Mapping[str, str]) -> None:
-    """Tags of a registered version."""
-    for name, value in tags.items():
-        _client().set_model_version_tag(model_name(task), version, name, value)
+    """Tags of a registered version. Raises UserError where the account may not write them."""
+    with _permission():
+        for name, value in tags.items():
+            _client().set_model_version_tag(model_name(task), version, name, value)
 
 
 def git_commit() -> str:
@@ -287,6 +292,21 @@ def _our_uri() -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
+@contextmanager
+def _permission() -> Iterator[None]:
+    """What a server refuses to this account, in a line."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(ErrorCode.PERMISSION_DENIED):
+            raise
+        account = os.environ.get("MLFLOW_TRACKING_USERNAME", "this account")
+        raise UserError(
+            f"MLflow at {tracking_uri()} does not allow {account} to do this: "
+            "its admin gives accounts their roles (infra/mlflow_account.py)"
+        ) from error
+
+
 @cache
 def _client_of(uri: str) -> mlflow.MlflowClient:
     return mlflow.MlflowClient(uri)
@@ -300,7 +320,8 @@ def _exists(run: str) -> bool:
     try:
         return _client().get_run(run).info.lifecycle_stage == "active"
     except MlflowException as error:
-        if error.error_code == ErrorCode.Name(ErrorCode.RESOURCE_DOES_NOT_EXIST):
+        missing = (ErrorCode.RESOURCE_DOES_NOT_EXIST, ErrorCode.PERMISSION_DENIED)  # what a server with accounts says
+        if error.error_code in [ErrorCode.Name(code) for code in missing]:
             return False
         raise
 

@@ -204,6 +204,8 @@ def test_commands_are_this_project_s() -> None:
             scripts[manifest["metadata"]["name"]] = check_command(manifest["spec"]["entrypoint"], ROOT)
     container = next(pods(called("CronJob", "regenerate")))["spec"]["containers"][0]
     scripts["regenerate"] = check_command(container["args"], ROOT)
+    poll = next(pods(called("CronJob", "promote")))["spec"]["containers"][0]
+    scripts["promote"] = check_command(poll["command"] + poll["args"], ROOT)
     program, script, *arguments = container["command"]
     assert (program, check_command([script], ROOT)) == ("python", "infra/submit.py")
     name, options, command = submit.read([word.replace("$(TICK)", "tick-1") for word in arguments] + container["args"])
@@ -213,20 +215,35 @@ def test_commands_are_this_project_s() -> None:
         "training": "training/run.py",
         "training-sr": "training/run.py",
         "regenerate": "pipelines/regenerate.py",
+        "promote": "training/promote.py",
     }
     written = "\n".join(path.read_text() for path in FOLDER.glob("**/*.yaml"))
     settings = called("ConfigMap", "settings")["data"]
     referred = {name for name in settings if f"${name}" in written or f"$({name})" in written}
-    assert referred == settings.keys() - {"MLFLOW_TRACKING_URI"}  # which the code reads itself
+    assert referred == settings.keys() - {"MLFLOW_TRACKING_URI", "ARTIFACT_STORE"}  # which are read where they are used
 
 
-def test_mlflow_takes_its_options() -> None:
+def test_mlflow_is_started_as_everywhere(tmp_path: Path) -> None:
+    """By the script that tests/infra/test_mlflow.py runs for real, with what it asks for."""
     container = next(pods(called("Deployment", "mlflow")))["spec"]["containers"][0]
-    assert container["command"] == ["mlflow", "server"]
-    options = mlflow.cli.server.make_context("mlflow", list(container["args"])).params
+    assert container["command"] == ["/opt/kgt/infra/mlflow_server.sh"]
+    given = {variable["name"]: variable.get("value", "a-secret") for variable in container["env"]}
+    settings = called("ConfigMap", "settings")["data"]
+    (tmp_path / "mlflow").write_text('#!/bin/sh\nprintf "%s\\n" "$@"')
+    (tmp_path / "mlflow").chmod(0o755)
+    started = subprocess.run(
+        [ROOT / "infra" / "mlflow_server.sh"],
+        env=settings | given | {"PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    program, *arguments = started.stdout.splitlines()
+    assert program == "server"
+    options = mlflow.cli.server.make_context("mlflow", arguments).params
     assert options["app_name"] == "basic-auth"
-    assert "*" not in options["allowed_hosts"]
-    assert called("ConfigMap", "settings")["data"]["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert "a-secret" not in started.stdout
+    assert settings["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     assert "mlflow:5000" in options["allowed_hosts"].split(",")
 
 

@@ -119,6 +119,22 @@ def test_one_task_without_a_challenger_does_not_stop_another(
     assert not report_path("sr").exists()
 
 
+def test_a_poll_decides_about_a_challenger_once(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    poll = ["task=all", images, SETTINGS, "only_new=true"]
+    assert promote.main(poll) == 0
+    assert capsys.readouterr().out == ""
+    first = register(tmp_path, 0.06)
+    assert promote.main(poll) == 0
+    assert champion() == first
+    assert "promoted" in capsys.readouterr().out
+    report_path(TASK).unlink()
+    assert promote.main(poll) == 0
+    assert not report_path(TASK).exists()
+    better = register(tmp_path, 0.03)
+    assert promote.main(poll) == 0
+    assert champion() == better
+
+
 def test_mistakes_are_told_before_anything_is_done(
     images: str, tmp_path: Path, kgt_home: Path, capsys: pytest.CaptureFixture
 ) -> None:
