@@ -1,5 +1,6 @@
 """The graph as the GPU kernels want it: a bit for every pair of nodes, and what every tile of 64 rows visits."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,14 @@ from torch import Tensor
 
 TILE = 64
 """Rows of a tile: those that share a list of columns."""
+
+
+_OVERLAP = ((0.0, 0.0), (1 / 16, 0.53), (1 / 8, 0.66), (1 / 4, 0.78), (1 / 2, 0.9), (1.0, 1.0))
+"""Share of the nodes that each keeps → share that a tile visits, for noisy photographs (σ = 25), where it is larger
+than for clean ones: of 1024 nodes, in the briefly trained models of tests/benchmarks/attention.py."""
+
+_WORTH_GATHERING = 0.8
+"""Beyond this share, walking all nodes in order is expected to be as fast. Not yet measured on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +70,23 @@ def tile_graph(bits: Tensor, order: Tensor | None = None, *, backward: bool = Tr
     return TiledGraph(bits, queries, keys and Tiles(*_gathered(keys.bits, order)))
 
 
-def worth_gathering(nodes: int, k: int) -> bool:
-    """Whether tiles of a graph of `k` neighbours a node, in an order of similar ones, visit few enough nodes to gather.
+def expected_overlap(nodes: int, k: int) -> float:
+    """The share of a window's nodes that a tile of similar ones visits, where each keeps `k`: as `_OVERLAP` measured.
 
-    On briefly trained features of clean / noisy (σ = 25) photographs they visited .34–.40 / .52–.54 of the nodes at
-    k = N/16, .45–.51 / .65–.67 at N/8, .58–.64 / .78 at N/4 and .9 at N/2. One tile visits everything.
+    What a tile does visit is counted on the device (`Tiles.sizes`), where the host need not wait for it.
     """
-    return nodes > TILE and 4 * k <= nodes
+    if nodes <= TILE:
+        return 1.0  # one tile
+    kept = min(1.0, k / nodes)
+    for (fewer, low), (more, high) in itertools.pairwise(_OVERLAP):
+        if kept <= more:
+            return low + (high - low) * (kept - fewer) / (more - fewer)
+    return 1.0
+
+
+def worth_gathering(nodes: int, k: int) -> bool:
+    """Whether a tile is expected to visit so few nodes that gathering pays for the order and the unions."""
+    return expected_overlap(nodes, k) <= _WORTH_GATHERING
 
 
 def row_words(nodes: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from kgt import kernels
 from kgt.errors import UserError
 from kgt.tasks import nearest
-from kgt.tiles import worth_gathering
+from kgt.tiles import expected_overlap, worth_gathering
 
 Name = Literal["dense", "gather", "sparse", "triton"]
 
@@ -75,8 +75,8 @@ def choose(device: torch.device | str, dtype: torch.dtype, nodes: int, k: int, w
     if kind != "cpu":
         if obstacle:
             return Choice("dense", f"'triton' cannot run: {obstacle}")
-        tiles = "tiles gather the union of" if worth_gathering(nodes, k) else "tiles walk all nodes, masked to"
-        return Choice("triton", f"{tiles} {min(k, nodes)} of {nodes} nodes")
+        walk = f"tiles gather about {expected_overlap(nodes, k):.0%}" if worth_gathering(nodes, k) else "tiles walk all"
+        return Choice("triton", f"{walk} of {nodes} nodes, masked to {min(k, nodes)}")
     if nodes <= _SMALL and 2 * k > nodes:
         return Choice("dense", f"keeps {min(k, nodes)} of only {nodes} nodes")
     return Choice("sparse", f"visits {min(k, nodes)} of {nodes} nodes on the CPU")

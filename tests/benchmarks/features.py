@@ -43,7 +43,7 @@ class Features:
     """The arguments of one attention, none with a gradient.
 
     nodes: (W, N, C), what the graph is made of. q, k, v: (W, h, N, d), in memory (W, N, 3, h, d). logit_scale: (h,).
-    bias: (h, 2 · side − 1, 2 · side − 1).
+    bias: (h, 2 · side − 1, 2 · side − 1). pixels: (W, N, 3), those of the input where every node is one.
     """
 
     nodes: Tensor
@@ -52,6 +52,7 @@ class Features:
     v: Tensor
     logit_scale: Tensor
     bias: Tensor
+    pixels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,14 @@ def features(kind: str, side: int, windows: int, *, steps: int) -> Features:
         for crop in x:
             model(crop[None])
         handle.remove()
-        nodes = torch.cat([Windows(64, 64, side).partition(map_) for map_ in seen])
-        nodes = nodes[torch.linspace(0, len(nodes) - 1, windows).round().long()]
+        cut = Windows(64, 64, side).partition
+        nodes, pixels = cut(torch.cat(seen)), cut(x) if subject.crop == 64 else None
+        chosen = torch.linspace(0, len(nodes) - 1, windows).round().long()
+        nodes, pixels = nodes[chosen], None if pixels is None else pixels[chosen]
         attention = stage.layers[0].attention
         projected = F.linear(nodes, attention.qkv.weight, attention.qkv.bias)
         q, k, v = projected.unflatten(-1, (3, len(attention.logit_scale), -1)).permute(2, 0, 3, 1, 4)
-        return Features(nodes, q, k, v, attention.logit_scale.detach(), attention.position((side, side)))
+        return Features(nodes, q, k, v, attention.logit_scale.detach(), attention.position((side, side)), pixels)
 
 
 def random_features(side: int, windows: int, *, heads: int, width: int) -> Features:
