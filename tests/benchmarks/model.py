@@ -18,7 +18,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # read when torch loads; else its profiler reports starts and stops
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # read when torch loads; else its profiler reports starts and stops
 import torch
 from torch import Tensor, nn
 
