@@ -4,9 +4,9 @@
     python tests/benchmarks/model.py --models kgt-s --sizes 64 128 --passes inference --modes eager
 
 A row is a model at one k on one square input, eager or compiled, in inference or in one of the project's training
-steps, alone in its batch. Rows of an input and a pass are timed in turns. `× kgt` is the row's time over that of ours
-at each k, in the same mode. A second table says what an eager model's time is spent on. Weights are untrained; inputs
-are crops of a photograph.
+steps (ours also with checkpointed activations), alone in its batch. Rows of an input and a pass are timed in turns.
+`× k=…` is the row's time over that of ours at that k, in the same mode. A second table says what an eager model's time
+is spent on. Weights are untrained; inputs are crops of a photograph.
 """
 
 import os
@@ -35,7 +35,7 @@ from training.augment import planes
 from training.losses import charbonnier
 from training.step import TorchEngine, train_step
 
-PASSES, MODES = ("inference", "training step"), ("eager", "compiled")
+PASSES, MODES = ("inference", "training step"), ("eager", "checkpointed", "compiled")
 
 _PATIENCE = 5.0
 """Seconds of a call beyond which it is timed once."""
@@ -77,20 +77,20 @@ def main() -> None:
     for name in given.models:
         task = "denoise" if name == "kgt-u" else "sr"
         scale = 4 if task == "sr" else 1
-        models: dict[str, nn.Module] = {name: KGT(preset(name, task, scale))}
-        models |= restorers() if name == "kgt-s" and not given.alone else {}
-        models = {key: Autocast(model.to(device), dtype) for key, model in models.items()}
+        bare: dict[str, nn.Module] = {name: KGT(preset(name, task, scale))}
+        bare |= restorers() if name == "kgt-s" and not given.alone else {}
+        models = {key: Autocast(model.to(device), dtype) for key, model in bare.items()}
         for size in given.sizes:
-            # What is compiled is made for one size, as it would be for a camera's.
-            torch.compiler.reset()
             degraded, clean = _pair(size, scale, device)
             for which in given.passes:
+                torch.compiler.reset()  # else it would make one code for all sizes, and keep only so many
                 about = {"input": f"{size}×{size}", "pass": which}
                 calls = {
-                    (key, k, mode): _call(which, _in_mode(model, mode), degraded, clean, k)
+                    (key, k, mode): _call(which, model, mode, degraded, clean, k)
                     for key, model in models.items()
                     for k in (given.k if key == name else given.k[:1])
                     for mode in given.modes
+                    if mode != "checkpointed" or (key == name and which == "training step")
                 }
                 rows += _rows(about, name, models, calls, given)
                 for k in given.k if "eager" in given.modes else ():
@@ -123,23 +123,22 @@ def _rows(
     return rows
 
 
-def _in_mode(model: nn.Module, mode: str) -> nn.Module:
-    return torch.compile(model) if mode == "compiled" else model
-
-
-def _call(which: str, model: nn.Module, degraded: Tensor, clean: Tensor, k: int) -> Callable[[], object]:
+def _call(which: str, model: Autocast, mode: str, degraded: Tensor, clean: Tensor, k: int) -> Callable[[], object]:
+    run = torch.compile(model) if mode == "compiled" else model
     if which == "inference":
 
         def infer() -> None:
             model.eval()
             with torch.inference_mode():
-                model(degraded, k)
+                run(degraded, k)
 
         return infer
-    engine = TorchEngine(model, torch.optim.AdamW(model.parameters()), clip=1.0)
+    engine = TorchEngine(run, torch.optim.AdamW(model.parameters()), clip=1.0)
 
     def step() -> None:
         model.train()
+        if isinstance(model.restorer, KGT):
+            model.restorer.checkpoint_activations(mode == "checkpointed")
         train_step(engine, degraded, clean, k=k, rate=1e-6, loss=charbonnier)
 
     return step

@@ -50,11 +50,12 @@ def test_attention_of_a_model_and_of_random_numbers(run_benchmark: Callable[...,
 
 
 def test_a_model_in_inference_and_training(run_benchmark: Callable[..., dict]) -> None:
-    smallest = ("--models", "kgt-tiny", "--sizes", "16", "--k", "64", "--runs", "1", "--modes", "eager", "--alone")
-    found = run_benchmark("model.py", *smallest)
-    assert [(row["model"], row["pass"]) for row in found["rows"]] == [
-        ("kgt-tiny", "inference"),
-        ("kgt-tiny", "training step"),
+    smallest = ("--models", "kgt-tiny", "--sizes", "16", "--k", "64", "--runs", "1", "--alone")
+    found = run_benchmark("model.py", *smallest, "--modes", "eager", "checkpointed")
+    assert [(row["pass"], row["mode"]) for row in found["rows"]] == [
+        ("inference", "eager"),
+        ("training step", "eager"),
+        ("training step", "checkpointed"),
     ]
     for row in found["spent"]:
         shares = {name: share for name, share in row.items() if isinstance(share, float)}
