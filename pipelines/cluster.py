@@ -21,6 +21,9 @@ from pipelines.storage import Unavailable
 ROOT = Path(__file__).resolve().parents[1]
 _EXCLUDES = [".git", ".venv", "docs", "*.egg-info", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"]
 
+ROLE = "kgt-role"
+"""The label by which a cluster's nodes say what they are for: `pipelines` or `training`. Without it, for anything."""
+
 # Seconds before a row is tried again whose store did not answer: outages of some minutes are survived.
 _PAUSES = (5.0, 15.0, 45.0, 60.0)
 
@@ -96,7 +99,9 @@ def each_row(
     context.op_resource_reservation_enabled = False
     blocks = len(rows) if alone else min(len(rows), max(16, len(rows) // 64))
     packed = [{"row": pickle.dumps(row)} for row in rows]
-    dataset = ray.data.from_items(packed, override_num_blocks=max(1, blocks)).map(_Packed(function), num_cpus=cpus)
+    dataset = ray.data.from_items(packed, override_num_blocks=max(1, blocks)).map(
+        _Packed(function), num_cpus=cpus, label_selector=not_for("training")
+    )
     results = iter(dataset.iter_rows())
     while True:
         with _surviving():
@@ -107,6 +112,11 @@ def each_row(
         if isinstance(result, UserError):
             raise result
         yield result
+
+
+def not_for(role: str) -> dict[str, str]:
+    """The selector of all nodes but those of a role. What has no role, as a single machine, is always chosen."""
+    return {ROLE: f"!{role}"}
 
 
 class Shared:

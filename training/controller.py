@@ -144,7 +144,7 @@ class _Controller:
         trained.result()
         self._display.say(job.task, "validating and registering")
         resources = {"num_cpus": job.config.cpus_per_worker, "num_gpus": job.config.gpus_per_worker}
-        finish = _remote(remote.finish, max_retries=2, **resources)
+        finish = _remote(remote.finish, max_retries=2, label_selector=cluster.not_for("pipelines"), **resources)
         return ray.get(finish.remote(job, self._runs[job.task], self._lineage))
 
     def _collect(self) -> None:

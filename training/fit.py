@@ -11,6 +11,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from pipelines import cluster
 from pipelines.storage import Unavailable
 from training import remote
 from training.plan import Job
@@ -43,7 +44,10 @@ def _trainer(job: Job, board: Any) -> TorchTrainer:
         train_loop_config={"job": job, "board": board},
         torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=config.workers, use_gpu=bool(config.gpus_per_worker), resources_per_worker=resources
+            num_workers=config.workers,
+            use_gpu=bool(config.gpus_per_worker),
+            resources_per_worker=resources,
+            label_selector=cluster.not_for("pipelines"),
         ),
         run_config=RunConfig(
             name=job.task,

@@ -146,7 +146,7 @@ def test_no_two_ticks_of_a_name_are_at_work_and_a_stopped_job_is_no_success(
 
 def test_every_line_comes_once_over_connections_that_break(submitting: Submitting, address: str) -> None:
     relay = Relay(address)
-    counting = "for i in $(seq 30); do echo line $i; sleep 0.2; done"
+    counting = "for i in $(seq 20); do echo line $i; sleep 0.2; done"
     following = submitting("lines", f"address={relay.address}", "upload=false", "--", "sh", "-c", counting)
     cuts = threading.Event()
 
@@ -161,7 +161,7 @@ def test_every_line_comes_once_over_connections_that_break(submitting: Submittin
         cuts.set()
         relay.close()
     assert code == 0, err
-    assert out == "".join(f"line {number}\n" for number in range(1, 31))
+    assert out == "".join(f"line {number}\n" for number in range(1, 21))
 
 
 def test_a_job_takes_the_sources_and_what_it_is_given_of_the_environment(submitting: Submitting) -> None:

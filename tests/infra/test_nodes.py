@@ -1,0 +1,83 @@
+"""Several Ray nodes on one machine: each role's work stays on its nodes, and a node that is lost changes no result."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import cluster
+from tests.infra.test_kubernetes import called
+
+NODES = """
+import sys
+import ray
+from ray.cluster_utils import Cluster
+from pipelines import cluster
+
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+ray.init(address=nodes.address, logging_level="ERROR")  # on the head: later any node of this address would do
+of = {role: nodes.add_node(num_cpus=2, labels={cluster.ROLE: role}) for role in ("pipelines", "training")}
+
+def role():
+    return ray.get_runtime_context().get_node_labels().get(cluster.ROLE)
+"""
+
+PLACES = """
+made = [row["role"] for row in cluster.each_row(lambda row: {"role": role()}, [{}] * 8, cpus=1, alone=True)]
+assert set(made) == {"pipelines"}, made
+trained = ray.remote(role).options(num_cpus=1, label_selector=cluster.not_for("pipelines"))
+assert set(ray.get([trained.remote() for _ in range(8)])) == {"training"}
+both = ray.remote(role).options(num_cpus=1)
+assert None not in ray.get([both.remote() for _ in range(8)])  # the head takes no work
+ray.shutdown()
+nodes.shutdown()
+ray.init(address="local", num_cpus=2, logging_level="ERROR")
+assert ray.get(trained.remote()) is None  # one machine has no roles, and does everything
+assert [row["role"] for row in cluster.each_row(lambda row: {"role": role()}, [{}], cpus=1)] == [None]
+"""
+
+LOST = """
+import threading, time
+from pipelines import synthesize
+
+def lose():
+    time.sleep(float(sys.argv[1]))
+    nodes.remove_node(of["pipelines"], allow_graceful=False)
+
+threading.Thread(target=lose, daemon=True).start()
+nodes.add_node(num_cpus=2, labels={cluster.ROLE: "pipelines"})
+settings = ["task=deblur", "limit=8", "crop=128", "crops=24", "shards_min=8", f"store=file://{sys.argv[2]}"]
+sys.exit(synthesize.main(settings))
+"""
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_each_role_s_work_is_on_its_nodes(run_script: Script) -> None:
+    done = run_script(NODES + PLACES)
+    assert done.returncode == 0, done.stderr
+
+
+def test_clusters_name_the_roles(root: Path) -> None:
+    kubernetes = called("RayCluster", "kgt")["spec"]["workerGroupSpecs"]
+    assert {group["groupName"]: group["labels"][cluster.ROLE] for group in kubernetes} == ROLES
+    aws = yaml.safe_load((root / "ray_cluster.yaml").read_text())["available_node_types"]
+    assert {name: kind["labels"][cluster.ROLE] for name, kind in aws.items() if name != "head"} == ROLES
+
+
+ROLES = {"pipelines": "pipelines", "training": "training"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [2, 6, 10], ids="lost after {} s".format)
+def test_a_lost_node_changes_no_byte(after: int, run_script: Script, tmp_path: Path) -> None:
+    shards = {}
+    for name, seconds in (("calm", 3600), ("lost", after)):
+        done = run_script(NODES + LOST, str(seconds), str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        pool = (tmp_path / name / "deblur" / "pool").glob("*.tar")
+        shards[name] = {path.name: path.read_bytes() for path in pool}
+    assert len(shards["calm"]) >= 8
+    assert shards["lost"] == shards["calm"]
