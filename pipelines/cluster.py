@@ -169,7 +169,7 @@ def refuse_local_state(url: str) -> None:
             .remote(str(token))
             for node in nodes()
         ]
-        unseen = ray.get(asked).count(False)
+        unseen = [_answer(reference) for reference in asked].count(False)
     finally:
         token.unlink(missing_ok=True)
     if unseen:
@@ -177,6 +177,14 @@ def refuse_local_state(url: str) -> None:
             f"{url} is not shared by the cluster: {unseen} of {len(asked)} nodes do not see it; "
             "use a folder of a file system that all nodes mount, or s3://bucket/folder"
         )
+
+
+def _answer(reference: ray.ObjectRef) -> bool:
+    """What a node says; one that was lost since it was listed needs to see nothing."""
+    try:
+        return ray.get(reference)
+    except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError):
+        return True
 
 
 @contextmanager
