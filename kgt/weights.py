@@ -20,7 +20,7 @@ def save_weights(model: KGT, path: Path, *, metadata: Mapping[str, str] | None =
     """Writes the model, whole or not at all. `metadata` (by custom: `task`) is kept beside the configuration."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     described = {**(metadata or {}), CONFIG_KEY: json.dumps(model.config.to_dict(), sort_keys=True)}
-    write_atomically(Path(path), safetensors.torch.save(tensors, described))
+    write_atomically(Path(path), _ordered(safetensors.torch.save(tensors, described)))
 
 
 def load_weights(path: Path, *, device: torch.device | str = "cpu") -> tuple[KGT, dict[str, str]]:
@@ -42,6 +42,14 @@ def load_weights(path: Path, *, device: torch.device | str = "cpu") -> tuple[KGT
     except OSError as error:
         raise UserError(f"cannot read weights {path}: {error.strerror}") from error
     return model.to(device).eval(), metadata
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same file with its header sorted: safetensors writes metadata in another order every time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _config(path: Path, metadata: dict[str, str]) -> KGTConfig:

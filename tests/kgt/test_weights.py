@@ -36,8 +36,9 @@ def test_a_model_comes_back_as_it_was(model: KGT, tmp_path: Path) -> None:
 
 
 def test_the_same_model_makes_the_same_file(model: KGT, tmp_path: Path) -> None:
-    save_weights(model, tmp_path / "a")
-    save_weights(model, tmp_path / "b")
+    metadata = {letter: letter for letter in "dcba"}
+    save_weights(model, tmp_path / "a", metadata=metadata)
+    save_weights(model, tmp_path / "b", metadata=dict(sorted(metadata.items())))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
