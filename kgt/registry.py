@@ -4,6 +4,8 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +27,11 @@ def is_address(model: str) -> bool:
     return model.startswith("models:")
 
 
-def fetch(address: str) -> Path:
-    """The weights file of `models:/<name>@<alias>` or `models:/<name>/<version>`, downloaded once where it is remote.
+def resolve(address: str) -> tuple[str, str]:
+    """(registered model, version) that `models:/<name>@<alias>` or `models:/<name>/<version>` leads to.
 
     The registry is that of `kgt.home.tracking_uri()`. Raises UserError if the address has another form, if there is no
-    such model, version or alias (naming what there is), if it is no KGT, or if the registry cannot be reached.
+    such model, version or alias (naming what there is), or if the registry cannot be reached.
     """
     match = _ADDRESS.fullmatch(address)
     if not match:
@@ -40,6 +42,29 @@ def fetch(address: str) -> Path:
         raise UserError(
             f"no model is registered yet: {embedded} does not exist (is KGT_HOME or MLFLOW_TRACKING_URI meant?)"
         )
+    with _asking(address) as client:
+        return match["name"], _version(client, match["name"], match["alias"], match["version"])
+
+
+def fetch(address: str) -> Path:
+    """The weights file of an address, downloaded once where it is remote.
+
+    Raises UserError as `resolve` does, and if what is registered is no KGT.
+    """
+    name, version = resolve(address)
+    with _asking(address) as client:
+        location = client.get_model_version_download_uri(name, version)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _download(location, tracking_uri())
+    except (MlflowException, OSError) as error:
+        raise UserError(f"{address} is no KGT: there is no {WEIGHTS_ARTIFACT} in {location}") from error
+
+
+@contextmanager
+def _asking(address: str) -> "Iterator[MlflowClient]":
+    """The registry's client; what MLflow complains of, in one line."""
     # For someone waiting at a prompt: a server that is not there is told at once, and no progress bar for one file.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -48,16 +73,11 @@ def fetch(address: str) -> Path:
         from mlflow.exceptions import MlflowException
     except ImportError as error:
         raise UserError(f"'{address}' needs MLflow: install it, or give a weights file") from error
+    uri = tracking_uri()
     try:
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        version = _version(client, match["name"], match["alias"], match["version"])
-        location = client.get_model_version_download_uri(match["name"], version)
+        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
         raise UserError(f"cannot look up {address} in {uri}: {str(error).splitlines()[0]}") from error
-    try:
-        return _download(location, uri)
-    except (MlflowException, OSError) as error:
-        raise UserError(f"{address} is no KGT: there is no {WEIGHTS_ARTIFACT} in {location}") from error
 
 
 def _version(client: "MlflowClient", name: str, alias: str | None, number: str | None) -> str:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from kgt.errors import UserError
-from kgt.imaging import demosaic_malvar, imresize, psnr, read_image, rgb_to_y, to_rgb
+from kgt.imaging import HIGHEST_PSNR, demosaic_malvar, imresize, psnr, read_image, rgb_to_y, to_rgb
 from pipelines.degradations import Crop, Pair, cut, cut_pair, deblur, degrade_region, pair_rng, settings_of
 from pipelines.degradations.values import Scalar
 from pipelines.memory import peak_mib
@@ -22,8 +22,6 @@ from pipelines.shards import Sample, encode_pair, write_shard
 from pipelines.storage import Missing, Store, holds
 from pipelines.survey import digest_of
 from pipelines.versions import ShardEntry, pool_key
-
-PSNR_MOST = 100.0  # dB: what a pair of equal images counts as in a mean
 
 
 def make_shard(row: dict[str, Any]) -> dict[str, Any]:
@@ -169,4 +167,4 @@ def _read(part: Part) -> list[np.ndarray]:
 
 
 def _capped(value: float) -> float:
-    return min(value, PSNR_MOST)
+    return min(value, HIGHEST_PSNR)

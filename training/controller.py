@@ -20,7 +20,7 @@ from kgt.errors import UserError
 from kgt.home import home, tracking_uri
 from pipelines import cluster
 from pipelines.storage import check_writable, open_store
-from training import jobs, remote, tracking
+from training import jobs, origin, remote, tracking
 from training.config import deepspeed_config
 from training.display import Display
 from training.plan import Job
@@ -174,7 +174,7 @@ def _open_runs(todo: Sequence[Job]) -> tuple[str, dict[str, str], dict[str, str]
     """(parent MLflow run, each task's run, what models are tagged with). An interrupted run's are taken up again."""
     tracking.open_tracking()
     config = todo[0].config
-    lineage = {"git_commit": tracking.git_commit(), "run": config.name}
+    lineage = {"git_commit": origin.git_commit(), "run": config.name}
     parent = tracking.start_run(config.name, resume=jobs.read_parent(config), tags=lineage)
     jobs.write_parent(config, parent)
     lineage |= {"parent_run": parent}

@@ -1,11 +1,13 @@
-"""How well a model restores a set of images, by the published protocol of its task.
+"""How well a model restores sets of images, by the published protocol of its task.
 
     python training/evaluate.py task=jpeg images=DIR model=input
-    python training/evaluate.py task=denoise images=sample tasks.denoise.sigma=[15,25,50] model=weights.safetensors
+    python training/evaluate.py task=denoise images=[CBSD68,Kodak24] model=weights.safetensors report=table.md
+    python training/evaluate.py task=sr images=Set5 model=models:/kgt-sr@champion ensemble=true k=[64,128,256,512]
     python training/evaluate.py task=deblur degraded=DIR clean=DIR model=models:/kgt-deblur@champion report=rows.json
-    python training/evaluate.py task=all images=sample 'model=models:/kgt-{task}@champion'
+    python training/evaluate.py task=all images=sample 'model=models:/kgt-{task}@champion' mlflow=true
 
-model=input measures the degraded images themselves: bicubic for sr, Malvar for demosaic.
+model=input measures the degraded images themselves: bicubic for sr, Malvar for demosaic. Settings that are not fixed
+by tasks.<task>.<setting> are measured one after the other: sigma 15, 25, 50; quality 10 to 40; scale 2, 3, 4.
 """
 
 import sys
@@ -14,59 +16,56 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.pop(0)
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # a script's own folder comes first otherwise, and hides packages of the same names
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from kgt.config import TOPK_NODES
 from kgt.errors import UserError
-from pipelines.json_report import check_report, write_report
 from pipelines.options import about, expand_tasks, parse
-from training import evaluation, tables
+from training import report, tables
+from training.evaluation import MeasureOptions, evaluate_task
 
 
 @dataclass
-class Options:
+class Options(MeasureOptions):
     """What the command line can say."""
 
-    task: Any = field(default="all", metadata=about("one task, a list as [sr,denoise], or all"))
-    images: str = field(default="", metadata=about("clean images: a folder, s3://bucket/folder, or sample"))
-    degraded: str = field(default="", metadata=about("ready pairs instead: the folder of degraded images"))
-    clean: str = field(default="", metadata=about("… and the folder of their clean ones"))
     model: str = field(
         default="input", metadata=about("input, a weights file or models:/…; {task} in it stands for the task's name")
     )
-    report: str = field(default="", metadata=about("write the rows to this JSON file"))
-    k: int | None = field(default=None, metadata=about("neighbours a node of 1024; empty: the model's own"))
-    tile: int | None = field(default=None, metadata=about("side of the tiles, in pixels; empty: as large as is wise"))
-    limit: int = field(default=0, metadata=about("only so many images; 0: all"))
-    device: str = field(default="cpu", metadata=about("where the model runs: cpu or cuda"))
-    tasks: dict[str, Any] = field(
-        default_factory=dict, metadata=about("tasks.<task>.<setting>=10, [10,20] or {min: 10, max: 20}")
+    k: Any = field(
+        default=None, metadata=about("neighbours a node of 1024; several as [64,128]; empty: the model's own")
     )
+    ensemble: bool = field(default=False, metadata=about("the mean over flips and turns that the task allows"))
+    report: str = field(
+        default="", metadata=about("FILE.json, FILE.md, or FILE for both; a sweep of k is drawn beside it")
+    )
+    mlflow: bool = field(default=False, metadata=about("log the figures, and the report, as a run"))
+
+    def __post_init__(self) -> None:
+        asked = self.k if isinstance(self.k, list) else [self.k] if self.k is not None else []
+        for k in asked:
+            if type(k) is not int or not 1 <= k <= TOPK_NODES:
+                raise UserError(f"k={k}: a number from 1 to {TOPK_NODES} is wanted, or several as k=[64,128]")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
     try:
         options = parse(Options, argv, __doc__)
-        if options.report:
-            check_report(Path(options.report))
+        files = report.check(options.report)
+        if options.mlflow:
+            from training import tracking
+
+            tracking.open_tracking()
         rows = []
         for task in expand_tasks(options.task):
-            rows += evaluation.evaluate_task(
-                task,
-                images=options.images,
-                degraded=options.degraded,
-                clean=options.clean,
-                model=options.model.replace("{task}", task),
-                changes=options.tasks.get(task),
-                k=options.k,
-                tile=options.tile,
-                limit=options.limit,
-                device=options.device,
-            )
+            model = options.model.replace("{task}", task)
+            rows += evaluate_task(task, model=model, k=options.k, ensemble=options.ensemble, **options.of(task))
         tables.print_rows(rows)
-        if options.report:
-            write_report(Path(options.report), [row.record() for row in rows])
+        written = report.write(files, rows)
+        if options.mlflow:
+            print(f"MLflow run: {tracking.log_evaluation(vars(options), rows, written)}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

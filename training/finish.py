@@ -1,5 +1,6 @@
 """What comes after the last step, as a Ray task: validation, picture, model card, registration."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kgt.imaging import score, to_rgb, write_image
+from kgt.imaging import HIGHEST_PSNR, score, to_rgb, write_image
 from kgt.model import KGT
 from kgt.restore import restore
 from kgt.tasks import get_task
@@ -19,10 +20,10 @@ from pipelines import versions
 from pipelines.degradations import Pair as Degraded
 from pipelines.shards import Pair, decode_pair
 from pipelines.storage import open_store
-from training import tracking
+from training import origin, tracking
 from training.card import model_card
 from training.data import read_shard
-from training.evaluation import HIGHEST_PSNR, baseline
+from training.image_sets import baseline
 from training.plan import Job
 
 SHOWN = 4
@@ -53,6 +54,10 @@ def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
         (folder / "CARD.md").write_text(card)
         tracking.log_artifact(run, folder / "CARD.md")
         tags = lineage | {"dataset": f"{job.task}/{job.version}", "dataset_digest": job.digest, "store": job.plan.store}
+        tags |= {
+            "environment": origin.environment(),
+            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
         tags |= {f"val_{name}": f"{value:.4f}" for name, value in figures.items()}
         version = tracking.version_of(job.task, run) or tracking.register(job.task, run, weights, tags=tags, card=card)
         versions.pin(open_store(job.plan.store), job.task, job.version, f"{tracking.model_name(job.task)}-v{version}")

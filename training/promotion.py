@@ -1,22 +1,63 @@
-"""Which version of a task's model is its champion: the challenger, if it restores the same images better."""
+"""Which version of a task's model is its champion: the challenger, if it restores the same images better.
 
-import math
-from collections.abc import Mapping, Sequence
+`challenger` is an alias of `kgt-<task>`. `champion`, what users get, and `previous`, what they got before, are aliases
+of the same model, or of `kgt-<task>-<into>`, which then gets copies of what is promoted.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from kgt.errors import UserError
 from kgt.home import home
 from kgt.restore import NotFiniteError
+from pipelines import versions
 from pipelines.json_report import write_report
-from training import tracking
-from training.evaluation import Row, evaluate_task
+from pipelines.storage import Store, open_store
+from training import fitness, lock, provenance, tracking
+from training.comparison import paired
+from training.evaluation import Row, evaluate_task, load_model
 
-CHALLENGER, CHAMPION = "challenger", "champion"
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 VERDICT = "promotion.verdict"
+ROLLED_BACK = "promotion.rolled_back"
+"""Tag of a version that was champion and is not to be so again."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a challenger must reach.
+
+    margin: dB of PSNR that it is better by, at the least, with this `confidence` (a share).
+    ssim_tolerance: how much lower its mean SSIM may be.
+    latency, memory: the most times as much that it may take as the champion.
+    lineage: whether it is refused where its lineage has gaps.
+    """
+
+    margin: float = 0.0
+    confidence: float = 0.95
+    ssim_tolerance: float = 0.001
+    latency: float = 1.5
+    memory: float = 1.5
+    lineage: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1:
+            raise UserError(f"confidence={self.confidence}: a share from 0.5 to below 1 is wanted")
+        if self.ssim_tolerance < 0:
+            raise UserError(f"ssim_tolerance={self.ssim_tolerance}: 0 is the least")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at, whether the challenger passed, and what was found, in words."""
+
+    name: str
+    passed: bool
+    found: str
 
 
 @dataclass(frozen=True)
@@ -24,18 +65,20 @@ class Decision:
     """What became of a task's challenger, and why.
 
     `promoted`: it is the champion now; `kept`: the champion (or none) stays, for the challenger is not better;
-    `refused`: the challenger is unfit; `failed`: nothing could be decided. The figures are means in dB over `rows`;
-    `champion_psnr` is None where the input itself was to be beaten, `psnr` where the challenger has none.
+    `refused`: the challenger is unfit; `rolled back`: the champion before is champion again; `failed`: nothing could
+    be decided. The figures are means in dB over `rows`; `champion_psnr` is None where the input itself was to be
+    beaten, `psnr` where the challenger has none.
     """
 
     task: str
-    verdict: Literal["promoted", "kept", "refused", "failed"]
+    verdict: Literal["promoted", "kept", "refused", "rolled back", "failed"]
     reason: str
     version: str | None = None
     champion: str | None = None
     input_psnr: float | None = None
     psnr: float | None = None
     champion_psnr: float | None = None
+    checks: list[Check] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
@@ -43,81 +86,212 @@ class Decision:
         return {**asdict(self), "rows": [row.record() for row in self.rows]}
 
 
-def decide(task: str, **how: Any) -> Decision:
-    """Compare, and move the alias `champion` of `kgt-<task>` if the challenger won. The reason becomes its tags.
+@dataclass(frozen=True)
+class Promoter:
+    """Decides about tasks. `how(task)`: the arguments of `evaluate_task` but task and model.
 
-    `how`: the arguments of `evaluate_task` but task and model. A first champion must beat the degraded images
-    themselves. Raises UserError if there is no challenger, or if a model or the images are no good to compare with.
+    store: where locks lie. into: the second registered model, `kgt-<task>-<into>`; empty: there is none.
     """
-    challenger = tracking.get_alias(task, CHALLENGER)
-    if challenger is None:
-        raise UserError(
-            f"no model is registered as {tracking.model_name(task)}@{CHALLENGER}: "
-            f"train one with: python training/run.py task={task}"
+
+    store: Store
+    how: Callable[[str], dict[str, Any]]
+    thresholds: Thresholds
+    into: str = ""
+
+    def promote(self, task: str) -> Decision:
+        """Compare, and move the aliases if the challenger won. The evidence goes to report, tags and an artifact.
+
+        A first champion must beat the degraded images themselves. What a user can get wrong is a `failed` Decision.
+        """
+        return self._alone(task, self._promote)
+
+    def undecided(self, task: str) -> bool:
+        """Whether the task has a challenger about which nothing was decided yet."""
+        challenger = tracking.get_alias(task, CHALLENGER)
+        return challenger is not None and VERDICT not in challenger.tags
+
+    def roll_back(self, task: str) -> Decision:
+        """Make `previous` the champion again; what was, is marked, so that it is not promoted again."""
+        return self._alone(task, self._roll_back)
+
+    def unlock(self, task: str) -> str:
+        """End a lock that was left behind; what was done, in words. Raises UserError if there is none."""
+        model = tracking.model_name(task, self.into)
+        holder = lock.end(self.store, model)
+        if holder is None:
+            raise UserError(f"{model} is not locked in {self.store.url}")
+        return f"{model}: the lock of {holder} is ended"
+
+    def _alone(self, task: str, decide: Callable[[str], Decision]) -> Decision:
+        try:
+            with lock.held(self.store, tracking.model_name(task, self.into)):
+                return decide(task)
+        except UserError as error:
+            return Decision(task, "failed", str(error))
+
+    def _promote(self, task: str) -> Decision:
+        challenger = tracking.get_alias(task, CHALLENGER)
+        if challenger is None:
+            raise UserError(
+                f"no model is registered as {tracking.model_name(task)}@{CHALLENGER}: "
+                f"train one with: python training/run.py task={task}"
+            )
+        version, champion = str(challenger.version), self._champion(task)
+        decision = self._decide(task, version, dict(challenger.tags), champion)
+        if self._champion(task) != champion:
+            raise UserError(f"{CHAMPION} of {tracking.model_name(task, self.into)} was moved meanwhile: decide again")
+        report = report_path(task, self.into)
+        write_report(report, decision.record())
+        if not decision.checks and VERDICT in challenger.tags:
+            return decision  # nothing new was found, and the version keeps the evidence it has
+        if challenger.run_id:
+            _log(challenger.run_id, report)
+        if decision.verdict == "promoted":
+            self._crown(task, version, dict(challenger.tags), champion, _tags(decision))
+        tracking.set_version_tags(task, version, _tags(decision))  # last: `undecided` goes by them
+        return decision
+
+    def _decide(self, task: str, version: str, tags: dict[str, str], champion: str | None) -> Decision:
+        address = f"models:/{tracking.model_name(task)}/{version}"
+        if self._source_version(task, champion) == version:
+            rows = evaluate_task(task, model=address, **self.how(task))
+            reason = f"version {version} is the champion already"
+            figures = (_mean([row.input_psnr for row in rows]), *2 * [_mean([row.psnr for row in rows])])
+            return Decision(task, "kept", reason, version, champion, *figures, rows=rows)
+        if ROLLED_BACK in tags:
+            reason = f"version {version} was rolled back on {tags[ROLLED_BACK]}: train another, or remove that tag"
+            return Decision(task, "kept", reason, version, champion)
+        checks = []
+        if self.thresholds.lineage:
+            gaps = provenance.trace(address).gaps
+            found = f"its lineage is incomplete: {gaps[0]}" if gaps else "its lineage is complete"
+            checks.append(Check("lineage", not gaps, found))
+        network = load_model(address, task, self.how(task)["device"])
+        trouble = fitness.trouble_with_hostile_images(network, task)
+        checks.append(Check("hostile images", not trouble, trouble or "it answers hostile images with finite ones"))
+        fit = all(check.passed for check in checks)
+        try:
+            rows = evaluate_task(task, model=address, **self.how(task)) if fit else []
+        except NotFiniteError as error:
+            checks.append(Check("finite", False, str(error)))
+        if not all(check.passed for check in checks):
+            reason = "; ".join(check.found for check in checks if not check.passed)
+            return Decision(task, "refused", reason, version, champion, checks=checks)
+        return self._compare(task, version, champion, rows, checks)
+
+    def _compare(self, task: str, version: str, champion: str | None, rows: list[Row], checks: list[Check]) -> Decision:
+        rival: list[Row] | None = None
+        if champion is not None:
+            address = f"models:/{tracking.model_name(task, self.into)}/{champion}"
+            rival = evaluate_task(task, model=address, **self.how(task))
+            _check_same_images(tracking.model_name(task, self.into), version, rows, champion, rival)
+            checks = [*checks, *self._costs(task, version, address)]
+        better = self._quality(rows, rival, f"champion version {champion}" if champion else "the degraded input")
+        checks = [*better, *checks]
+        lacking = [check.found for check in checks if not check.passed]
+        return Decision(
+            task,
+            "kept" if lacking else "promoted",
+            "; ".join(lacking) or better[0].found,
+            version,
+            champion,
+            _mean([row.input_psnr for row in rows]),
+            _mean([row.psnr for row in rows]),
+            None if rival is None else _mean([row.psnr for row in rival]),
+            checks,
+            [*rows, *(rival or [])],
         )
-    champion = tracking.get_alias(task, CHAMPION)
-    decision = _compare(task, str(challenger.version), str(champion.version) if champion else None, how)
-    if decision.verdict == "promoted":
-        tracking.set_alias(task, CHAMPION, decision.version)
-    tracking.set_version_tags(task, decision.version, _tags(decision))  # last: `undecided` goes by them
-    return decision
+
+    def _quality(self, rows: list[Row], rival: list[Row] | None, name: str) -> list[Check]:
+        """PSNR and SSIM against the rival's rows, or against the input's."""
+        asked = self.thresholds
+        psnr, ssim = (paired(rows, rival, figure, asked.confidence) for figure in ("psnr", "ssim"))
+        own = _mean([row.psnr for row in rows])
+        margin = f", margin {asked.margin:g}" if asked.margin else ""
+        surely = psnr.images > 1 and psnr.least > asked.margin
+        found = (
+            f"{own:.3f} dB {'beats' if surely else 'does not beat'} {own - psnr.mean:.3f} dB of {name} "
+            f"({psnr.mean:+.3f}, at the least {psnr.least:+.3f} on {psnr.images} images{margin})"
+        )
+        if psnr.images == 1:
+            found = (
+                f"{own:.3f} dB does not beat {own - psnr.mean:.3f} dB of {name}: one image is no evidence, name more"
+            )
+        kept = ssim.mean >= -asked.ssim_tolerance
+        return [
+            Check("psnr", surely, found),
+            Check("ssim", kept, f"its SSIM is {'no' if kept else 'too much'} worse ({ssim.mean:+.4f})"),
+        ]
+
+    def _costs(self, task: str, version: str, champion: str) -> list[Check]:
+        """Time and memory against the champion's."""
+        how = self.how(task)
+        ours = load_model(f"models:/{tracking.model_name(task)}/{version}", task, how["device"])
+        theirs = load_model(champion, task, how["device"])
+        ratios = {
+            "latency": (fitness.latency_ratio(ours, theirs, task, how["k"]), self.thresholds.latency, "time"),
+            "memory": (fitness.memory_ratio(ours, theirs, how["k"]), self.thresholds.memory, "memory"),
+        }
+        return [
+            Check(name, ratio <= most, f"it takes {ratio:.2f} times the {of} of the champion (at most {most:g})")
+            for name, (ratio, most, of) in ratios.items()
+        ]
+
+    def _crown(
+        self, task: str, version: str, tags: dict[str, str], champion: str | None, evidence: dict[str, str]
+    ) -> None:
+        """Move the aliases, and see that the data of what users get stays."""
+        if self.thresholds.lineage:
+            data, _, dataset = tags["dataset"].partition("/")
+            versions.pin(open_store(tags["store"]), data, dataset, f"{tracking.model_name(task)}-v{version}")
+        new = version
+        if self.into:
+            new = tracking.copy_version(task, version, self.into)
+            tracking.set_version_tags(task, new, evidence, self.into)
+        if champion is not None:
+            tracking.set_alias(task, PREVIOUS, champion, self.into)
+        tracking.set_alias(task, CHAMPION, new, self.into)
+
+    def _roll_back(self, task: str) -> Decision:
+        model = tracking.model_name(task, self.into)
+        previous, champion = tracking.get_alias(task, PREVIOUS, self.into), self._champion(task)
+        if previous is None or champion is None:
+            raise UserError(f"{model} has no alias '{PREVIOUS}': there is no champion before the present one")
+        now = datetime.now(UTC).isoformat(" ", "seconds")
+        tracking.set_version_tags(task, self._source_version(task, champion), {ROLLED_BACK: now})
+        tracking.set_alias(task, CHAMPION, str(previous.version), self.into)
+        tracking.delete_alias(task, PREVIOUS, self.into)
+        reason = f"version {previous.version} is champion again, version {champion} is not to be promoted again"
+        decision = Decision(task, "rolled back", reason, str(previous.version), champion)
+        write_report(report_path(task, self.into), decision.record())
+        return decision
+
+    def _champion(self, task: str) -> str | None:
+        """The champion's version."""
+        found = tracking.get_alias(task, CHAMPION, self.into)
+        return str(found.version) if found else None
+
+    def _source_version(self, task: str, version: str | None) -> str | None:
+        """The version of `kgt-<task>` that a champion is, or is a copy of."""
+        if version is None or not self.into:
+            return version
+        return tracking.get_version(tracking.model_name(task, self.into), version).source.rpartition("/")[2]
 
 
-def _compare(task: str, version: str, champion: str | None, how: Mapping[str, Any]) -> Decision:
-    def address(number: str) -> str:
-        return f"models:/{tracking.model_name(task)}/{number}"
-
+def _log(run: str, report: Path) -> None:
+    """The report as an artifact of the challenger's run; a promoter's account may not be one that writes to runs."""
     try:
-        rows = evaluate_task(task, model=address(version), **how)
-    except NotFiniteError as error:
-        return Decision(task, "refused", str(error), version, champion)
-    given, psnr = _mean([row.input_psnr for row in rows]), _mean([row.psnr for row in rows])
-    if champion == version:
-        reason = f"version {version} is the champion already"
-        return Decision(task, "kept", reason, version, champion, given, psnr, psnr, rows)
-    if champion is None:
-        rival, bar, name = [], given, "the degraded input"
-    else:
-        rival = evaluate_task(task, model=address(champion), **how)
-        _check_same_images(task, version, rows, champion, rival)
-        bar, name = _mean([row.psnr for row in rival]), f"champion version {champion}"
-    better = psnr > bar
-    reason = f"{psnr:.3f} dB {'beats' if better else 'does not beat'} {bar:.3f} dB of {name} ({psnr - bar:+.3f})"
-    return Decision(
-        task,
-        "promoted" if better else "kept",
-        reason,
-        version,
-        champion,
-        given,
-        psnr,
-        bar if champion else None,
-        [*rows, *rival],
-    )
+        tracking.log_artifact(run, report, "promotion")
+    except tracking.PermissionDenied:
+        logging.getLogger("training").warning("the account may not log: the report is %s alone", report)
 
 
-def promote(task: str, **how: Any) -> Decision:
-    """`decide`, with what a user can get wrong as a `failed` Decision. Any other is written to `report_path(task)`."""
-    try:
-        decision = decide(task, **how)
-    except UserError as error:
-        return Decision(task, "failed", str(error))
-    write_report(report_path(task), decision.record())
-    return decision
-
-
-def undecided(task: str) -> bool:
-    """Whether the task has a challenger about which nothing was decided yet."""
-    challenger = tracking.get_alias(task, CHALLENGER)
-    return challenger is not None and VERDICT not in challenger.tags
-
-
-def report_path(task: str) -> Path:
+def report_path(task: str, into: str = "") -> Path:
     """Where the last decision about a task is kept."""
-    return home() / "reports" / f"{task}.json"
+    return home() / "reports" / f"{task}{f'-{into}' if into else ''}.json"
 
 
-def _check_same_images(task: str, version: str, rows: Sequence[Row], champion: str, rival: Sequence[Row]) -> None:
+def _check_same_images(model: str, version: str, rows: Sequence[Row], champion: str, rival: Sequence[Row]) -> None:
     """Raises UserError unless both were measured on the same, as models of different scales are not."""
     measured, other = (
         [(row.set, row.setting, [image["image"] for image in row.per_image]) for row in either]
@@ -125,21 +299,19 @@ def _check_same_images(task: str, version: str, rows: Sequence[Row], champion: s
     )
     if measured != other:
         has, had = (", ".join(setting for _, setting, _ in either) for either in (measured, other))
-        model = tracking.model_name(task)
         raise UserError(
-            f"{model} version {version} ({has}) cannot be compared with its champion, version {champion} ({had}): "
-            f"train a challenger for {had}, or remove the alias {CHAMPION} of {model} in MLflow"
+            f"the challenger, version {version} ({has}), cannot be compared with the champion of {model}, version "
+            f"{champion} ({had}): train a challenger for {had}, or remove the alias {CHAMPION} of {model} in MLflow"
         )
 
 
 def _mean(figures: Sequence[float]) -> float:
-    mean = float(np.mean(figures))
-    assert math.isfinite(mean)
-    return mean
+    return sum(figures) / len(figures)
 
 
 def _tags(decision: Decision) -> dict[str, str]:
     tags = {VERDICT: decision.verdict, "promotion.reason": decision.reason}
+    tags |= {f"promotion.{check.name.replace(' ', '_')}": check.found for check in decision.checks}
     if decision.rows:
-        tags["promotion.images"] = f"{decision.rows[0].set} ({decision.rows[0].images})"
+        tags["promotion.images"] = ", ".join(dict.fromkeys(f"{row.set} ({row.images})" for row in decision.rows))
     return tags

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.pop(0)
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # a script's own folder comes first otherwise, and hides packages of the same names
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from kgt.errors import UserError
 from training.config import read_configs

@@ -4,20 +4,20 @@ One experiment, `kgt`. Without MLFLOW_TRACKING_URI everything is embedded: SQLit
 artifacts lie there with any other store, too, that is not a server.
 """
 
-import hashlib
+import io
 import logging
 import math
 import os
-import subprocess
+import re
 import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -31,10 +31,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import ErrorCode
 from mlflow.types import Schema, TensorSpec
+from requests.exceptions import RequestException
 
 from kgt.errors import UserError
 from kgt.home import home, tracking_uri
 from kgt.registry import WEIGHTS_ARTIFACT
+from training import origin
+
+if TYPE_CHECKING:
+    from training.evaluation import Row
 
 EXPERIMENT = "kgt"
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,18 +47,36 @@ ROOT = Path(__file__).resolve().parents[1]
 # MLflow sets its own levels while it is imported.
 for _logger in ("mlflow.store.db.utils", "alembic.runtime.migration", "mlflow.tracking.fluent", "mlflow.models.model"):
     logging.getLogger(_logger).setLevel(logging.ERROR)
+logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
+_TAG_CHARACTERS = 4000
 _BATCH = 900
 """Metrics of one request; MLflow takes a thousand."""
 
 SEND_SECONDS = 5.0
 
+_TROUBLE = (
+    ErrorCode.INTERNAL_ERROR,
+    ErrorCode.TEMPORARILY_UNAVAILABLE,
+    ErrorCode.REQUEST_LIMIT_EXCEEDED,
+    ErrorCode.UNAUTHENTICATED,
+)
+"""What a server says that is gone, busy or refuses; all other errors are about what was asked of it."""
+
 logger = logging.getLogger("training")
 
 
-def model_name(task: str) -> str:
-    """The registered model of a task."""
-    return f"kgt-{task}"
+class TrackingError(UserError):
+    """MLflow does not answer, or refuses."""
+
+
+class PermissionDenied(TrackingError):
+    """The account may not do what was asked of MLflow."""
+
+
+def model_name(task: str, into: str = "") -> str:
+    """The registered model of a task; or the one that its versions are promoted `into`."""
+    return f"kgt-{task}-{into}" if into else f"kgt-{task}"
 
 
 def open_tracking() -> str:
@@ -100,17 +123,19 @@ def start_run(
     Raises UserError where the account may not log.
     """
     client = _client()
-    with _permission():
-        if resume is not None and _exists(resume):
-            client.update_run(resume, status="RUNNING")
-            return resume
-        described = {"mlflow.runName": name, **({"mlflow.parentRunId": parent} if parent else {}), **(tags or {})}
-        return client.create_run(open_tracking(), tags=described).info.run_id
+    if resume is not None and _exists(resume):
+        client.update_run(resume, status="RUNNING")
+        return resume
+    described = {"mlflow.runName": name, **({"mlflow.parentRunId": parent} if parent else {}), **(tags or {})}
+    return client.create_run(open_tracking(), tags=described).info.run_id
 
 
 def end_run(run: str, status: str = "FINISHED") -> None:
-    """status: FINISHED, FAILED or KILLED."""
-    _client().set_terminated(run, status=status)
+    """status: FINISHED, FAILED or KILLED. Where MLflow does not answer, the run is left as it is, and said so."""
+    try:
+        _client().set_terminated(run, status=status)
+    except TrackingError as error:
+        logger.warning("run %s is %s, and MLflow does not know it: %s", run, status, error)
 
 
 def log_params(run: str, params: Mapping[str, Any]) -> None:
@@ -169,13 +194,33 @@ class MetricLog:
         try:
             log_metrics(self._run, self._records)
             self._records = []
-        except MlflowException as error:
-            logger.warning("MLflow does not answer (%s): metrics are kept for later", str(error).splitlines()[0])
+        except TrackingError as error:
+            logger.warning("MLflow does not answer (%s): metrics are kept for later", error)
 
 
 def last_step(run: str, metric: str) -> int:
     """The highest step that has the metric; 0 if none has."""
     return max((point.step for point in _client().get_metric_history(run, metric)), default=0)
+
+
+def log_evaluation(settings: Mapping[str, Any], rows: Sequence["Row"], files: Iterable[Path]) -> str:
+    """A run of its own for an evaluation: settings, figures as `task/set/setting/psnr` and so on, files; its id.
+
+    The step of a figure is its k, so that MLflow draws a sweep; 0 where the model's own was used.
+    """
+    run = start_run("evaluation", tags={"git_commit": origin.git_commit()})
+    log_params(run, {name: value for name, value in settings.items() if value not in ("", None, {})})
+    records = []
+    for row in rows:
+        place = re.sub(r"[^\w\-. /]", " ", f"{row.task}/{row.set}/{row.setting}")
+        figures = {name: getattr(row, name) for name in ("input_psnr", "input_ssim", "psnr", "ssim", "seconds")}
+        figures |= row.also
+        records.append({"step": row.k or 0, **{f"{place}/{name}": value for name, value in figures.items()}})
+    log_metrics(run, records)
+    for file in files:
+        log_artifact(run, file)
+    end_run(run)
+    return run
 
 
 def set_tags(run: str, tags: Mapping[str, str]) -> None:
@@ -194,6 +239,11 @@ def run_data(run: str) -> tuple[dict[str, str], dict[str, float], dict[str, str]
     return dict(data.params), dict(data.metrics), dict(data.tags)
 
 
+def find_run(run: str) -> tuple[dict[str, str], dict[str, float], dict[str, str]] | None:
+    """`run_data`, or None if there is no such run, or it was deleted."""
+    return run_data(run) if _exists(run) else None
+
+
 def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], card: str) -> str:
     """Log the weights as a pyfunc that takes and returns images, and register it; the version's number.
 
@@ -203,15 +253,16 @@ def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], car
     if weights.name != Path(WEIGHTS_ARTIFACT).name:
         raise ValueError(f"{weights}: a registered model's weights file is named {Path(WEIGHTS_ARTIFACT).name}")
     images = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
-    with _our_uri(), warnings.catch_warnings(), mlflow.start_run(run_id=run):
+    with _in_one_line(), _our_uri(), warnings.catch_warnings(), mlflow.start_run(run_id=run):
         warnings.filterwarnings("ignore", module="mlflow")
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"weights": str(weights)},
             code_paths=[str(ROOT / "kgt")],
-            pip_requirements=["numba", "numpy", "pillow", "safetensors", "torch"],
+            pip_requirements=origin.requirements("numba", "numpy", "pillow", "safetensors", "torch"),
             signature=ModelSignature(_input_schema(task) or images, images),
+            input_example=_example(task),
         )
     client = _client()
     try:
@@ -232,50 +283,46 @@ def version_of(task: str, run: str) -> str | None:
     return str(max(int(version.version) for version in found)) if found else None
 
 
-def set_alias(task: str, alias: str, version: str) -> None:
-    """Point the alias at the version. Raises UserError where the account may not."""
-    with _permission():
-        _client().set_registered_model_alias(model_name(task), alias, version)
+def set_alias(task: str, alias: str, version: str, into: str = "") -> None:
+    """Point the alias at the version."""
+    _client().set_registered_model_alias(model_name(task, into), alias, version)
 
 
-def get_alias(task: str, alias: str) -> ModelVersion | None:
+def delete_alias(task: str, alias: str, into: str = "") -> None:
+    """Take the alias away; nothing happens if there is none."""
+    _client().delete_registered_model_alias(model_name(task, into), alias)
+
+
+def get_alias(task: str, alias: str, into: str = "") -> ModelVersion | None:
     """The version that the alias points at; None where there is no such alias, or no such model.
 
     It is looked for among the models that the account sees: asked for by name, a server denies one that is not there.
     """
-    found = _client().search_registered_models(f"name='{model_name(task)}'")
+    found = _client().search_registered_models(f"name='{model_name(task, into)}'")
     version = found[0].aliases.get(alias) if found else None
-    return None if version is None else _client().get_model_version(model_name(task), version)
+    return None if version is None else get_version(model_name(task, into), version)
 
 
-def set_version_tags(task: str, version: str, tags: Mapping[str, str]) -> None:
-    """Tags of a registered version. Raises UserError where the account may not write them."""
-    with _permission():
-        for name, value in tags.items():
-            _client().set_model_version_tag(model_name(task), version, name, value)
+def get_version(name: str, version: str) -> ModelVersion:
+    """A version of a registered model, which exists."""
+    return _client().get_model_version(name, version)
 
 
-def git_commit() -> str:
-    """The commit of the checkout, with `-dirty` where it was changed since.
+def copy_version(task: str, version: str, into: str) -> str:
+    """The number that the version has in the model it is promoted into; it is copied unless it was before."""
+    client, target, source = _client(), model_name(task, into), f"models:/{model_name(task)}/{version}"
+    found = client.search_model_versions(f"name='{target}'")
+    for copied in found:
+        if copied.source == source:
+            return str(copied.version)
+    with redirect_stderr(io.StringIO()):  # MLflow says at length what it does
+        return str(client.copy_model_version(source, target).version)
 
-    Outside one (`ray job submit` leaves `.git` behind): KGT_GIT_COMMIT, else `source-` and a digest of the sources.
-    """
-    ask = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    try:
-        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("KGT_GIT_COMMIT") or f"source-{_source_digest()}"
 
-
-def _source_digest() -> str:
-    """blake2b, 64 bits, of what is run: paths and contents of the packages' Python files and recipes."""
-    packages = [ROOT / name for name in ("kgt", "pipelines", "training")]
-    files = sorted(path for package in packages for path in package.rglob("*") if path.suffix in (".py", ".yaml"))
-    digest = hashlib.blake2b(digest_size=8)
-    for path in files:
-        data = path.read_bytes()
-        digest.update(f"{path.relative_to(ROOT).as_posix()}:{len(data)}:".encode() + data)
-    return digest.hexdigest()
+def set_version_tags(task: str, version: str, tags: Mapping[str, str], into: str = "") -> None:
+    """Tags of a registered version."""
+    for name, value in tags.items():
+        _client().set_model_version_tag(model_name(task, into), version, name, value[:_TAG_CHARACTERS])
 
 
 @contextmanager
@@ -292,40 +339,67 @@ def _our_uri() -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-@contextmanager
-def _permission() -> Iterator[None]:
-    """What a server refuses to this account, in a line."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != ErrorCode.Name(ErrorCode.PERMISSION_DENIED):
-            raise
-        account = os.environ.get("MLFLOW_TRACKING_USERNAME", "this account")
-        raise UserError(
-            f"MLflow at {tracking_uri()} does not allow {account} to do this: "
-            "its admin gives accounts their roles (infra/mlflow_account.py)"
-        ) from error
-
-
-@cache
-def _client_of(uri: str) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient(uri)
-
-
-def _client() -> mlflow.MlflowClient:
-    return _client_of(tracking_uri())
-
-
 def _exists(run: str) -> bool:
     try:
         return _client().get_run(run).info.lifecycle_stage == "active"
+    except PermissionDenied:  # what a server with accounts says
+        return False
     except MlflowException as error:
-        missing = (ErrorCode.RESOURCE_DOES_NOT_EXIST, ErrorCode.PERMISSION_DENIED)  # what a server with accounts says
-        if error.error_code in [ErrorCode.Name(code) for code in missing]:
+        if error.error_code == ErrorCode.Name(ErrorCode.RESOURCE_DOES_NOT_EXIST):
             return False
         raise
+
+
+def _example(task: str) -> np.ndarray:
+    """A gray ramp, as small as makes sense, as the task's models take it."""
+    ramp = np.linspace(0, 255, 64).astype(np.uint8).reshape(1, 8, 8)
+    return ramp if task == "demosaic" else np.repeat(ramp[..., None], 3, axis=3)
 
 
 def _input_schema(task: str) -> Schema | None:
     """`demosaic` takes mosaics, one channel; all other tasks colour images."""
     return Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]) if task == "demosaic" else None
+
+
+def _client() -> "_Client":
+    return _client_of(tracking_uri())
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        if getattr(error, "error_code", None) == ErrorCode.Name(ErrorCode.PERMISSION_DENIED):
+            account = os.environ.get("MLFLOW_TRACKING_USERNAME", "this account")
+            raise PermissionDenied(
+                f"MLflow at {tracking_uri()} does not allow {account} to do this: "
+                "its admin gives accounts their roles (infra/mlflow_account.py)"
+            ) from error
+        if getattr(error, "error_code", None) not in (None, *(ErrorCode.Name(code) for code in _TROUBLE)):
+            raise
+        raise TrackingError(f"MLflow at {tracking_uri()} fails: {str(error).splitlines()[0]}") from error
+
+
+class _Client:
+    """MLflow's client, whose every call tells of a server that is gone, busy or refuses by a TrackingError."""
+
+    def __init__(self, uri: str) -> None:
+        self._client = mlflow.MlflowClient(uri)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return _told(getattr(self._client, name))
+
+
+def _told(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def telling(*arguments: Any, **named: Any) -> Any:
+        with _in_one_line():
+            return call(*arguments, **named)
+
+    return telling
+
+
+@cache
+def _client_of(uri: str) -> _Client:
+    return _Client(uri)

@@ -13,4 +13,4 @@ $python training/run.py "task=[deblur,jpeg,denoise,weather,demosaic]" model=kgt-
   store="$STORE" name="$night" out="$RUNS/$night"
 $python training/run.py task=sr model=kgt-s steps=20000 store="$STORE" name="$night-sr" out="$RUNS/$night-sr"
 $python training/evaluate.py task=all images="$IMAGES" "model=models:/kgt-{task}@challenger" report="$reports/$night.json"
-exec $python training/promote.py task=all images="$IMAGES"
+exec $python training/promote.py task=all images="$IMAGES" store="$STORE"

@@ -7,10 +7,11 @@ whose unit is 1/255 as in the literature.
 from kgt.imaging.bayer import demosaic_malvar, mosaic
 from kgt.imaging.colour import linear_to_srgb, rgb_to_y, srgb_to_linear, to_gray, to_rgb
 from kgt.imaging.files import ImageError, Photo, check_writable, list_images, read_image, read_photo, write_image
-from kgt.imaging.metrics import psnr, score, ssim
+from kgt.imaging.metrics import HIGHEST_PSNR, psnr, score, ssim
 from kgt.imaging.resize import crop_to_multiple, imresize
 
 __all__ = [
+    "HIGHEST_PSNR",
     "ImageError",
     "Photo",
     "check_writable",

@@ -8,6 +8,9 @@ import numpy as np
 from kgt.imaging.colour import rgb_to_y
 from kgt.tasks import Protocol
 
+HIGHEST_PSNR = 100.0
+"""dB that an image counts with in a mean whose PSNR is above, or infinite: means stay finite."""
+
 _PEAK = 255.0
 _RADIUS = 5  # an 11 × 11 window
 _OFFSETS = np.arange(-_RADIUS, _RADIUS + 1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,15 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage import data
 
 from kgt.config import KGTConfig
 from kgt.errors import UserError
+from kgt.home import home
 from kgt.imaging import to_gray, write_image
 from kgt.model import KGT
 from kgt.weights import save_weights
+from pipelines.degradations import DEGRADATIONS
+from pipelines.degradations.values import each
 from pipelines.json_report import write_report
-from training import evaluate
+from training import evaluate, published, tracking
 from training.evaluation import evaluate_task
 
 PHOTO = np.ascontiguousarray(data.astronaut()[:96, 160:288])
@@ -163,6 +168,77 @@ def test_several_degraded_images_may_have_one_clean_one(tmp_path: Path) -> None:
     assert row.images == 3
 
 
+def test_several_sets_are_found_by_name_below_the_standard_images(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(photos / "deeper", tmp_path / "standard" / "classic5")
+    monkeypatch.setenv("KGT_DATA", str(tmp_path / "standard"))
+    rows = evaluate_task("jpeg", images=f"[classic5, {photos}]", changes={"quality": [10, 20]}, quiet=True)
+    assert [(row.set, row.setting, row.images) for row in rows] == [
+        ("classic5", "quality=10", 1),
+        ("classic5", "quality=20", 1),
+        ("my photos", "quality=10", 3),
+        ("my photos", "quality=20", 3),
+    ]
+    monkeypatch.delenv("KGT_DATA")
+    with pytest.raises(UserError, match=r"no such folder: classic5, neither here nor below KGT_DATA=\(which is not"):
+        evaluate_task("jpeg", images="classic5", quiet=True)
+
+
+def test_the_papers_figures_stand_beside_whole_sets(photos: Path) -> None:
+    known = photos.rename(photos.with_name("CBSD68"))
+    rows = evaluate_task("denoise", images=str(known), quiet=True)
+    assert [(row.setting, row.published) for row in rows] == [
+        ("sigma=15", {}),
+        ("sigma=25", {"KGT": 31.79}),
+        ("sigma=50", {}),
+    ]
+    assert not any(row.published for row in evaluate_task("denoise", images=str(known), limit=1, quiet=True))
+    for task, sets in published._table().items():
+        for settings in sets.values():
+            assert settings.keys() <= {"pairs", "default", *(label for label, _ in each(DEGRADATIONS[task].EVALUATION))}
+
+
+def test_a_sweep_of_k_is_a_row_each_and_a_drawing(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = weights(tmp_path / "w.safetensors", "jpeg", shift=0.05)
+    asked = ["task=jpeg", f"images={photos}", "tasks.jpeg.quality=10", "limit=1", f"model={path}"]
+    assert evaluate.main([*asked, "k=[64,512]", f"report={tmp_path / 'sweep'}"]) == 0
+    rows = json.loads((tmp_path / "sweep.json").read_text())
+    assert [row["k"] for row in rows] == [64, 512]
+    assert all(row["seconds"] > 0 for row in rows)
+    text = (tmp_path / "sweep.md").read_text()
+    assert "| jpeg | my photos | quality=10 | RGB | 512 | 1 |" in text
+    assert "](sweep-k.png)" in text
+    with Image.open(tmp_path / "sweep-k.png") as picture:
+        assert min(picture.size) > 100
+    assert "512" in capsys.readouterr().out
+    assert evaluate.main([*asked, "k=[64,0]"]) == 2
+    assert "k=0: a number from 1 to 1024 is wanted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["jpeg", "demosaic", "sr"])
+def test_an_ensemble_of_an_untrained_model_is_that_model(task: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "small" / "a.png", np.ascontiguousarray(PHOTO[:32, :40]))
+    path = weights(tmp_path / "w.safetensors", task)
+    changes = {"quality": 10} if task == "jpeg" else {}
+    asked = {"images": str(tmp_path / "small"), "changes": changes, "model": str(path), "quiet": True}
+    (alone,), (together,) = (evaluate_task(task, ensemble=ensemble, **asked) for ensemble in (False, True))
+    assert together.psnr == pytest.approx(alone.psnr, abs=0.02)  # halves are rounded either way
+    assert (alone.ensemble, together.ensemble) == (False, True)
+
+
+@pytest.mark.usefixtures("mlflow_database")
+def test_an_evaluation_can_be_a_run_of_mlflow(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    asked = ["task=jpeg", f"images={photos}", "tasks.jpeg.quality=[10,20]", "mlflow=true"]
+    assert evaluate.main([*asked, f"report={tmp_path / 'rows.json'}"]) == 0
+    run = capsys.readouterr().out.split()[-1]
+    params, metrics, _ = tracking.run_data(run)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert metrics["jpeg/my photos/quality 20/psnr"] == pytest.approx(rows[1]["psnr"])
+    assert params["images"] == str(photos)
+    assert list((home() / "artifacts").rglob("rows.json"))
+
+
 def test_ready_pairs_of_another_scale_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "low" / "a.png", np.ascontiguousarray(PHOTO[::4, ::4]))
     write_image(tmp_path / "high" / "a.png", PHOTO)
@@ -232,6 +308,7 @@ def test_mistakes_are_told_in_one_line(
         (["task=sr", images, f"model={enlarger}", "tasks.sr.scale=3"], "enlarges by 2: write tasks.sr.scale=2"),
         (["task=demosaic", images, f"model={mosaics}", "tasks.demosaic.pattern=bggr"], "rggb alone, not bggr"),
         (["task=denoise", images, f"model={denoiser}", "k=0"], "k=0"),
+        (["task=denoise", images, "ensemble=true"], "model=input restores nothing: ensemble= has no meaning there"),
         (["task=denoise", images, f"model={denoiser}", "device=tpu"], "device=tpu"),
         (["task=jpeg", images, "model=models:/kgt-jpeg@champion"], "no model is registered yet"),
         (["task=jpeg", images, "limit=1", f"report={photos / 'a.png' / 'r.json'}"], "cannot write report"),

@@ -1,6 +1,11 @@
 """Promotion: the better model wins, on a real registry; everything else keeps the champion."""
 
 import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,127 +17,272 @@ from kgt.config import KGTConfig
 from kgt.errors import UserError
 from kgt.imaging import write_image
 from kgt.model import KGT
+from kgt.registry import fetch
 from kgt.weights import save_weights
+from pipelines import versions
 from pipelines.json_report import check_report
-from training import promote, tracking
-from training.promotion import report_path
+from pipelines.storage import open_store
+from training import lock, promote, provenance, tracking
+from training.evaluation import Row
+from training.promotion import Promoter, Thresholds, report_path
 
 TASK = "denoise"
-SETTINGS = "tasks.denoise.sigma=50"
+ASKED = [f"task={TASK}", "tasks.denoise.sigma=50", "max_latency_ratio=1000"]  # timings decide nothing here
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> str:
-    write_image(tmp_path / "photos" / "a.png", np.ascontiguousarray(data.astronaut()[:64, 200:264]))
+    for number in range(2):
+        pixels = np.ascontiguousarray(data.astronaut()[:64, 200 + 64 * number : 264 + 64 * number])
+        write_image(tmp_path / "photos" / f"{number}.png", pixels)
     return f"images={tmp_path / 'photos'}"
 
 
-def register(folder: Path, shift: float, task: str = TASK, **shape: object) -> str:
-    """A version that returns its input, brighter by `shift`: the smaller, the better. It becomes the challenger."""
-    usual = {"shape": "u", "dim": 8, "layers": (1, 1), "heads": (1, 1), "window": 8}
-    model = KGT(KGTConfig(**usual | shape))
-    with torch.no_grad():
-        list(model.network.modules())[-1].bias.fill_(shift)
-    save_weights(model, folder / "weights.safetensors", metadata={"task": task})
-    tracking.open_tracking()
-    run = tracking.start_run("test")
-    version = tracking.register(task, run, folder / "weights.safetensors", tags={}, card="a test")
-    tracking.set_alias(task, "challenger", version)
-    return version
+Register = Callable[..., str]
 
 
-def champion() -> str | None:
-    found = tracking.get_alias(TASK, "champion")
+@pytest.fixture
+def register(tmp_path: Path, mlflow_database: None, denoise_store: str) -> Register:
+    """Registers a version that returns its input, brighter by `shift`: the smaller, the better. The new challenger."""
+
+    def make(shift: float, task: str = TASK, tags: dict[str, str] | None = None, **shape: object) -> str:
+        usual = {"shape": "u", "dim": 8, "layers": (1, 1), "heads": (1, 1), "window": 8}
+        model = KGT(KGTConfig(**usual | shape))
+        with torch.no_grad():
+            list(model.network.modules())[-1].bias.fill_(shift)
+        save_weights(model, tmp_path / "weights.safetensors", metadata={"task": task})
+        parent = tracking.start_run("parent")
+        run = tracking.start_run("test", parent=parent)
+        manifest = versions.current(open_store(denoise_store), "denoise")
+        lineage = dict.fromkeys(provenance.TAGS, "known") | {"parent_run": parent, "store": denoise_store}
+        lineage |= {"dataset": f"denoise/{manifest.version}", "dataset_digest": manifest.digest} | (tags or {})
+        version = tracking.register(task, run, tmp_path / "weights.safetensors", tags=lineage, card="a test")
+        tracking.set_alias(task, "challenger", version)
+        return version
+
+    return make
+
+
+def alias(name: str, into: str = "") -> str | None:
+    found = tracking.get_alias(TASK, name, into)
     return str(found.version) if found else None
 
 
-def report() -> dict:
-    return json.loads(report_path(TASK).read_text())
+def report(into: str = "") -> dict:
+    return json.loads(report_path(TASK, into).read_text())
 
 
-def test_the_alias_moves_by_evidence_alone(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    def decide() -> dict:
-        assert promote.main([f"task={TASK}", images, SETTINGS]) == 0
-        return report()
+def decide(*arguments: str, code: int = 0) -> dict:
+    assert promote.main([*ASKED, *arguments]) == code
+    return report("prod" if "into=prod" in arguments else "")
 
-    register(tmp_path, 0.9)
-    first = decide()
+
+def test_the_alias_moves_by_evidence_alone(
+    images: str, register: Register, denoise_store: str, kgt_home: Path, capsys: pytest.CaptureFixture
+) -> None:
+    register(0.9)
+    first = decide(images)
     assert first["verdict"] == "kept"
     assert "does not beat" in first["reason"]
     assert "degraded input" in first["reason"]
-    assert champion() is None
+    assert "kept" in capsys.readouterr().out
+    assert alias("champion") is None
 
-    second = register(tmp_path, 0.06)
-    found = decide()
-    assert (found["verdict"], champion()) == ("promoted", second)
+    second = register(0.06)
+    found = decide(images)
+    assert (found["verdict"], alias("champion"), alias("previous")) == ("promoted", second, None)
     assert found["psnr"] > found["input_psnr"]
     assert found["champion_psnr"] is None
     assert found["rows"][0]["setting"] == "sigma=50"
+    assert f"kgt-denoise-v{second}" in versions.pins(open_store(denoise_store), "denoise")["v000001"]
+    assert list((kgt_home / "artifacts").rglob("promotion/denoise.json"))
 
-    third = register(tmp_path, 0.1)
-    found = decide()
-    assert (found["verdict"], champion()) == ("kept", second)
+    third = register(0.1)
+    found = decide(images)
+    assert (found["verdict"], alias("champion")) == ("kept", second)
     assert found["psnr"] < found["champion_psnr"]
     tags = tracking.get_alias(TASK, "challenger").tags
     assert tags["promotion.verdict"] == "kept"
     assert f"champion version {second}" in tags["promotion.reason"]
-    assert tags["promotion.images"] == "photos (1)"
-
-    register(tmp_path, float("nan"))
-    found = decide()
-    assert (found["verdict"], champion()) == ("refused", second)
-    assert "not finite" in found["reason"]
+    assert tags["promotion.images"] == "photos (2)"
 
     tracking.set_alias(TASK, "challenger", third)
-    fifth = register(tmp_path, 0.03)
-    assert decide()["verdict"] == "promoted"
-    assert champion() == fifth
-    assert decide()["reason"] == f"version {fifth} is the champion already"
-    assert champion() == fifth
-    assert "Traceback" not in capsys.readouterr().err
+    fourth = register(0.03)
+    assert decide(images)["verdict"] == "promoted"
+    assert (alias("champion"), alias("previous")) == (fourth, second)
+    found = decide(images)
+    assert found["reason"] == f"version {fourth} is the champion already"
+    assert found["psnr"] == found["champion_psnr"] > found["input_psnr"]
+    assert tracking.get_alias(TASK, "champion").tags["promotion.verdict"] == "promoted"
+
+    assert decide("rollback=true")["verdict"] == "rolled back"
+    assert (alias("champion"), alias("previous")) == (second, None)
+    assert f"version {fourth} was rolled back on" in decide(images)["reason"]
+    assert alias("champion") == second
+    assert promote.main([*ASKED, "rollback=true"]) == 2
+    said = capsys.readouterr().err
+    assert "kgt-denoise has no alias 'previous'" in said
+    assert "Traceback" not in said
+
+
+def test_each_threshold_keeps_the_champion(images: str, register: Register) -> None:
+    first = register(0.06)
+    decide(images)
+    register(0.03)
+    for threshold, reason in [
+        ("margin=9", "margin 9)"),
+        ("max_latency_ratio=0.001", "times the time of the champion (at most 0.001)"),
+        ("max_memory_ratio=0.5", "it takes 1.00 times the memory of the champion (at most 0.5)"),
+        ("limit=1", "one image is no evidence"),
+    ]:
+        found = decide(images, threshold)
+        assert (found["verdict"], alias("champion")) == ("kept", first)
+        assert reason in found["reason"]
+    assert {check["name"]: check["passed"] for check in found["checks"]} == {
+        "psnr": False,
+        "ssim": True,
+        "latency": True,
+        "memory": True,
+        "lineage": True,
+        "hostile images": True,
+    }
+
+
+@pytest.mark.parametrize(("lower", "passed"), [(0.0005, True), (0.002, False)])
+def test_a_gain_in_psnr_does_not_excuse_a_loss_in_ssim(lower: float, passed: bool, tmp_path: Path) -> None:
+    each = [
+        {"image": name, "input_psnr": 20.0, "psnr": 21.0, "input_ssim": 0.9, "ssim": 0.9 - lower} for name in ("a", "b")
+    ]
+    row = Row("denoise", "set", "sigma=25", "m", 2, 20.0, 0.9, 21.0, 0.9 - lower, 0.1, per_image=each)
+    promoter = Promoter(open_store(f"file://{tmp_path}"), lambda task: {}, Thresholds())
+    psnr, ssim = promoter._quality([row], None, "the degraded input")
+    assert (psnr.passed, ssim.passed) == (True, passed)
+    assert f"({-lower:+.4f})" in ssim.found
+
+
+def test_an_unfit_challenger_is_refused(images: str, register: Register) -> None:
+    register(float("nan"))
+    found = decide(images, code=3)
+    assert found["verdict"] == "refused"
+    assert "its output for black (64x64) is not finite" in found["reason"]
+    for tags, gap in [
+        ({"git_commit": ""}, "it has no tag git_commit"),
+        ({"dataset": "denoise/v000009"}, "has no version v000009 of denoise"),
+        ({"dataset_digest": "0"}, "is no longer what it was trained on"),
+        ({"parent_run": "0" * 32}, "is not in MLflow"),
+    ]:
+        register(0.03, tags=tags)
+        found = decide(images, code=3)
+        assert found["reason"].startswith("its lineage is incomplete: ")
+        assert gap in found["reason"]
+    assert alias("champion") is None
+    assert tracking.get_alias(TASK, "challenger").tags["promotion.verdict"] == "refused"
+
+
+def test_promotion_into_a_second_model_copies_what_won(images: str, register: Register) -> None:
+    first = register(0.06)
+    assert decide(images, "into=prod")["verdict"] == "promoted"
+    assert decide(images, "into=prod")["reason"] == f"version {first} is the champion already"
+    assert (alias("champion"), alias("champion", "prod")) == (None, "1")
+    register(0.03)
+    assert decide(images, "into=prod")["verdict"] == "promoted"
+    assert (alias("champion", "prod"), alias("previous", "prod")) == ("2", "1")
+    tags = tracking.get_alias(TASK, "champion", "prod").tags
+    assert tags["dataset"] == "denoise/v000001"
+    assert tags["promotion.verdict"] == "promoted"
+    served = fetch("models:/kgt-denoise-prod@champion").read_bytes()
+    assert served == fetch("models:/kgt-denoise@challenger").read_bytes()
+    decide("rollback=true", "into=prod")
+    assert alias("champion", "prod") == "1"
+    assert "was rolled back" in decide(images, "into=prod")["reason"]
+
+
+def test_of_two_promotions_at_once_one_wins(
+    images: str, register: Register, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    version, store = register(0.03), open_store(f"file://{tmp_path}/locks")
+    with lock.held(store, "kgt-denoise"):
+        assert promote.main([*ASKED, images, f"store={store.url}"]) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert re.search(rf"denoise: kgt-denoise is being promoted by .* \(process {os.getpid()}\) since 20", said)
+        assert alias("champion") is None
+    decide(images, f"store={store.url}")
+    assert alias("champion") == version
+    assert not list(store.list("locks/"))
+
+
+def test_a_lock_that_was_left_behind_is_ended(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    store = open_store(f"file://{tmp_path}/locks")
+    with lock.held(store, "kgt-denoise"):
+        assert promote.main(["task=denoise", f"store={store.url}", "unlock=true"]) == 0
+        assert "the lock of " in capsys.readouterr().out
+        with lock.held(store, "kgt-denoise"):  # another has begun meanwhile, and its lock is not ours to give up
+            pass
+    assert promote.main(["task=denoise", f"store={store.url}", "unlock=true"]) == 2
+    assert "kgt-denoise is not locked" in capsys.readouterr().err
+
+
+def test_only_one_of_many_takes_a_lock(s3_bucket: str) -> None:
+    store, taken, barrier = open_store(f"s3://{s3_bucket}/locks"), [], threading.Barrier(8)
+
+    def race() -> None:
+        barrier.wait()
+        try:
+            with lock.held(store, "kgt-denoise"):
+                taken.append(True)
+                time.sleep(1)
+        except UserError:
+            taken.append(False)
+
+    threads = [threading.Thread(target=race) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == [False] * 7 + [True]
 
 
 def test_models_of_different_scales_are_not_compared(
-    images: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    images: str, register: Register, capsys: pytest.CaptureFixture
 ) -> None:
     columnar = {"shape": "columnar", "layers": (1,), "heads": (1,), "baseline": "bicubic"}
-    large = register(tmp_path, 0.0, "sr", scale=4, **columnar)
+    large = register(0.0, "sr", scale=4, **columnar)
     tracking.set_alias("sr", "champion", large)
-    register(tmp_path, 0.0, "sr", scale=2, **columnar)
+    register(0.0, "sr", scale=2, **columnar)
     assert promote.main(["task=sr", images]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "kgt-sr version 2 (scale=2) cannot be compared with its champion, version 1 (scale=4)" in said
+    assert "the challenger, version 2 (scale=2), cannot be compared with the champion of kgt-sr, version 1" in said
     assert str(tracking.get_alias("sr", "champion").version) == large
 
 
 def test_one_task_without_a_challenger_does_not_stop_another(
-    images: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    images: str, register: Register, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    version = register(tmp_path, 0.0)
+    version = register(0.0)
     out = tmp_path / "all.json"
-    assert promote.main(["task=[sr,denoise]", images, SETTINGS, f"report={out}"]) == 2
+    assert promote.main(["task=[sr,denoise]", images, *ASKED[1:], f"report={out}"]) == 2
     said = capsys.readouterr()
-    assert champion() == version
+    assert alias("champion") == version
     assert "promoted" in said.out
     assert "error: sr: no model is registered as kgt-sr@challenger: train one with: python training/run.py" in said.err
     assert [decision["task"] for decision in json.loads(out.read_text())] == ["denoise"]
     assert not report_path("sr").exists()
 
 
-def test_a_poll_decides_about_a_challenger_once(images: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    poll = ["task=all", images, SETTINGS, "only_new=true"]
+def test_a_poll_decides_about_a_challenger_once(images: str, register: Register, capsys: pytest.CaptureFixture) -> None:
+    poll = ["task=all", images, *ASKED[1:], "only_new=true"]
     assert promote.main(poll) == 0
     assert capsys.readouterr().out == ""
-    first = register(tmp_path, 0.06)
+    first = register(0.06)
     assert promote.main(poll) == 0
-    assert champion() == first
+    assert alias("champion") == first
     assert "promoted" in capsys.readouterr().out
     report_path(TASK).unlink()
     assert promote.main(poll) == 0
     assert not report_path(TASK).exists()
-    better = register(tmp_path, 0.03)
+    better = register(0.03)
     assert promote.main(poll) == 0
-    assert champion() == better
+    assert alias("champion") == better
 
 
 def test_mistakes_are_told_before_anything_is_done(
@@ -145,6 +295,8 @@ def test_mistakes_are_told_before_anything_is_done(
         ([f"images={tmp_path / 'empty'}"], "no image there"),
         ([f"images={tmp_path / 'nowhere'}"], "no such folder"),
         ([images, "tasks.denoise.sigm=3"], "did you mean 'sigma'?"),
+        ([images, "confidence=95"], "confidence=95.0: a share from 0.5 to below 1 is wanted"),
+        ([images, "into=kgt/prod"], "into=kgt/prod: write letters, digits and dashes"),
     ]:
         assert promote.main(arguments) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()

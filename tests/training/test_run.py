@@ -27,7 +27,7 @@ from kgt.model import KGT
 from kgt.weights import load_weights
 from pipelines import versions
 from pipelines.storage import open_store
-from training import checkpoint, fit, jobs, run, tracking
+from training import checkpoint, fit, jobs, lineage, origin, run, tracking
 from training.config import read_configs
 from training.schedule import neighbours
 
@@ -106,7 +106,7 @@ def test_a_finished_task_is_a_registered_model_with_its_lineage(undisturbed: Ran
     manifest = versions.current(open_store(denoise_store), "denoise")
     assert version.tags["dataset"] == f"denoise/{manifest.version}"
     assert version.tags["dataset_digest"] == manifest.digest
-    assert version.tags["git_commit"] == tracking.git_commit()
+    assert version.tags["git_commit"] == origin.git_commit()
     assert "kgt-denoise: denoising" in version.description
     params, metrics, tags = tracking.run_data(version.run_id)
     assert params["dataset_digest"] == manifest.digest
@@ -139,6 +139,14 @@ def test_another_registry_gets_the_finished_model(undisturbed: Ran, denoise_stor
     (out / "denoise" / "result.json").unlink()
     assert command(denoise_store, out, "task=denoise").code == 0
     assert tracking.get_alias("denoise", "challenger").version == version.version
+
+
+def test_a_registered_version_can_be_made_again(
+    undisturbed: Ran, denoise_store: str, kgt_home: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copy(undisturbed.home / "mlflow.db", kgt_home / "mlflow.db")
+    assert lineage.main(["models:/kgt-denoise/1", "recreate=true"]) == 0
+    assert "its weights are those of kgt-denoise version 1, bit for bit" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("mlflow_database", "ray_local")

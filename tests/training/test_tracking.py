@@ -1,8 +1,12 @@
 """MLflow: the embedded store, metrics, the registry, and a model that can be used from it."""
 
+import json
 import os
 import re
 import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -15,7 +19,7 @@ from kgt.home import home, tracking_uri
 from kgt.model import KGT
 from kgt.registry import fetch
 from kgt.weights import load_weights, save_weights
-from training import tracking
+from training import origin, tracking
 from training.tracking import MetricLog
 
 pytestmark = pytest.mark.usefixtures("mlflow_database")
@@ -69,16 +73,16 @@ def test_weights_of_another_name_are_refused(tmp_path: Path) -> None:
 
 def test_code_outside_a_checkout_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KGT_GIT_COMMIT", raising=False)
-    monkeypatch.setattr(tracking, "ROOT", tmp_path)
+    monkeypatch.setattr(origin, "ROOT", tmp_path)
     names = set()
     for file, text in [("kgt/a.py", ""), ("kgt/a.py", "b"), ("training/recipes/sr.yaml", "lr: 1"), ("tests/a.py", "c")]:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
-        names.add(tracking.git_commit())
+        names.add(origin.git_commit())
     assert len(names) == 3  # the tests are not what is run
     assert all(re.fullmatch("source-[0-9a-f]{16}", name) for name in names)
     monkeypatch.setenv("KGT_GIT_COMMIT", "1" * 40)
-    assert tracking.git_commit() == "1" * 40
+    assert origin.git_commit() == "1" * 40
 
 
 def test_children_know_their_parent_and_runs_are_taken_up_again() -> None:
@@ -150,3 +154,88 @@ def test_a_server_that_refuses_is_one_line_at_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer .*unset MLFLOW_TRACKING_URI"):
         tracking.open_tracking()
+
+
+class Server:
+    """A server that is MLflow's in that it answers: with nothing, or, when told to, that it refuses."""
+
+    def __init__(self) -> None:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.do_POST()
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+                if not outer.refusing and self.path.endswith("runs/log-batch"):
+                    outer.received += [metric["step"] for metric in json.loads(body)["metrics"]]
+                refusal = {"error_code": "PERMISSION_DENIED", "message": "not you\nat all"}
+                answer = json.dumps(refusal if outer.refusing else {}).encode()
+                self.send_response(403 if outer.refusing else 200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.refusing, self.received = False, []
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def die(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    made = Server()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.url)
+    yield made
+    made.die()
+
+
+def test_metrics_wait_for_a_server_that_refuses_and_are_lost_with_one_that_died(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "SEND_SECONDS", -1.0)
+    log = MetricLog("0" * 32, every=1)
+    log.add({"step": 1, "loss": 1.0})
+    server.refusing = True
+    log.add({"step": 2, "loss": 1.0})
+    assert "does not allow this account to do this" in caplog.text
+    assert "metrics are kept for later" in caplog.text
+    server.refusing = False
+    log.add({"step": 3, "loss": 1.0})
+    assert server.received == [1, 2, 3]
+    server.die()
+    log.add({"step": 4, "loss": 1.0})
+    log.flush()
+    assert "the metrics of 1 steps of run" in caplog.text
+    tracking.end_run("0" * 32)
+    assert "is FINISHED, and MLflow does not know it" in caplog.text
+
+
+def test_a_server_that_refuses_or_died_is_one_line_for_every_call(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("x")
+    save_weights(KGT(preset("kgt-tiny", "jpeg")), tmp_path / "weights.safetensors", metadata={"task": "jpeg"})
+    server.refusing = True
+    for _ in range(2):
+        for call in (
+            tracking.open_tracking,
+            lambda: tracking.get_alias("jpeg", "champion"),
+            lambda: tracking.set_alias("jpeg", "champion", "1"),
+            lambda: tracking.set_version_tags("jpeg", "1", {"a": "b"}),
+            lambda: tracking.log_artifact("0" * 32, tmp_path / "note.txt"),
+            lambda: tracking.register("jpeg", "0" * 32, tmp_path / "weights.safetensors", tags={}, card=""),
+        ):
+            with pytest.raises(
+                UserError, match=f"MLflow at {server.url} (fails|does not answer|does not allow)"
+            ) as caught:
+                call()
+            assert "\n" not in str(caught.value)
+        server.die()

@@ -1,0 +1,59 @@
+"""The paired bootstrap: against what statistics says of it, and against tricks of the images."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.comparison import paired
+from training.evaluation import Row
+
+
+def row(psnr: list[float], given_psnr: list[float] | None = None, images: str = "a", setting: str = "s") -> Row:
+    before = given_psnr or [20.0] * len(psnr)
+    each = [{"image": str(n), "psnr": p, "input_psnr": b} for n, (p, b) in enumerate(zip(psnr, before, strict=True))]
+    means = (float(np.mean(before)), 0.5, float(np.mean(psnr)), 0.5)
+    return Row("denoise", images, setting, "m", len(psnr), *means, 0.0, per_image=each)
+
+
+def test_a_gain_that_all_images_share_is_sure_and_one_that_few_make_is_not() -> None:
+    base = list(np.linspace(20, 40, 20))
+    rival = [row(base)]
+    shared = paired([row([p + 0.1 for p in base])], rival, "psnr", 0.95)
+    assert shared.mean == pytest.approx(0.1)
+    assert shared.least == pytest.approx(0.1)  # the images' own differences, far larger, do not count
+    few = paired([row([base[0] + 2.0, *base[1:]])], rival, "psnr", 0.95)
+    assert few.mean == pytest.approx(0.1)
+    assert few.least == 0
+
+
+def test_the_bound_is_that_of_the_normal_distribution_where_images_are_many(rng: np.random.Generator) -> None:
+    gains = rng.normal(0.1, 0.3, 400)
+    found = paired([row(list(30 + gains))], [row([30.0] * 400)], "psnr", 0.95)
+    assert found.least == pytest.approx(gains.mean() - 1.645 * gains.std() / 20, abs=0.003)
+
+
+def test_the_confidence_is_kept(rng: np.random.Generator) -> None:
+    """Of models that are no better at all, few more than the twentieth that was asked for look better, on 24 images."""
+    looks = [
+        paired([row(list(30 + rng.normal(0, 0.3, 24)))], [row([30.0] * 24)], "psnr", 0.95).least > 0 for _ in range(300)
+    ]
+    assert 0.02 < np.mean(looks) < 0.10
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-2, 2), min_size=2, max_size=12), st.floats(-1, 1), st.integers(2, 4))
+def test_more_settings_of_the_same_images_are_no_more_evidence(gains: list[float], shift: float, times: int) -> None:
+    ours, theirs = [30 + g for g in gains], [30.0] * len(gains)
+    once = paired([row(ours)], [row(theirs)], "psnr", 0.9)
+    often = paired([row(ours)] * times, [row(theirs)] * times, "psnr", 0.9)
+    assert often.least == pytest.approx(once.least)
+    assert once.least <= once.mean + 1e-9
+    moved = paired([row([p + shift for p in ours])], [row(theirs)], "psnr", 0.9)
+    assert moved.least == pytest.approx(once.least + shift)
+
+
+def test_without_a_rival_the_input_is_and_every_set_counts_alike() -> None:
+    rows = [row([22.0, 22.0]), row([21.0] * 8, images="b")]
+    found = paired(rows, None, "psnr", 0.95)
+    assert (found.mean, found.least, found.images) == (1.5, 1.5, 10)

@@ -1,0 +1,100 @@
+"""The chain behind a registered version: printed, checked for gaps, and enough to make the version again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kgt.model import KGT
+from kgt.weights import save_weights
+from pipelines import versions
+from pipelines.storage import open_store
+from training import finish, jobs, lineage, provenance, tracking
+from training.config import read_configs
+
+SETTINGS = ["task=denoise", "steps=7", "redraw=true", "lr=1e-3", "patch=32"]
+
+pytestmark = pytest.mark.usefixtures("mlflow_database")
+
+
+@pytest.fixture
+def store(denoise_store: str, tmp_path: Path) -> str:
+    """A copy of the shards that the test may prune."""
+    shutil.copytree(denoise_store.removeprefix("file://"), tmp_path / "shards")
+    return f"file://{tmp_path / 'shards'}"
+
+
+@pytest.fixture
+def registered(store: str, out: Path, tmp_path: Path) -> str:
+    """The address of a version, registered as a run's last stage does."""
+    config = read_configs([*SETTINGS, f"store={store}", f"out={out}"], "")[0]
+    (job,) = jobs.prepare([config])
+    parent = tracking.start_run("first")
+    run = tracking.start_run("first/denoise", parent=parent)
+    tracking.log_params(run, config.identity() | {"workers": 2, "streams": job.plan.streams})
+    save_weights(KGT(job.model), tmp_path / "weights.safetensors", metadata={"task": "denoise"})
+    open_store(config.out).put("denoise/weights.safetensors", tmp_path / "weights.safetensors")
+    result = finish.finish(job, run, {"git_commit": "c" * 40, "run": "first", "parent_run": parent})
+    return f"models:/kgt-denoise/{result['model_version']}"
+
+
+def test_the_whole_chain_is_printed_and_written(
+    registered: str, store: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert lineage.main([registered, f"report={tmp_path / 'chain.json'}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("kgt-denoise version 1 (challenger)", f"denoise/v000001 in {store}", "val_psnr 20.", "steps=7"):
+        assert words in said
+    assert "the chain is whole" in said
+    chain = json.loads((tmp_path / "chain.json").read_text())
+    assert chain["settings"]["lr"] == "0.001"
+    assert chain["gaps"] == []
+
+
+def test_its_command_asks_for_the_same_training(registered: str, store: str) -> None:
+    command = provenance.trace(registered).command("again")
+    (config,) = read_configs(command, "")
+    (first,) = read_configs([*SETTINGS, f"store={store}"], "")
+    assert config.identity() == first.identity() | {"version": "v000001", "streams": 4}
+    assert (config.workers, config.name) == (2, "again")
+
+
+def test_data_that_is_gone_or_another_is_a_gap(registered: str, store: str, capsys: pytest.CaptureFixture) -> None:
+    manifest = Path(store.removeprefix("file://"), "denoise", "versions", "v000001.json")
+    manifest.unlink()
+    assert lineage.main([registered]) == 1
+    assert "its data is not to be had" in " ".join(capsys.readouterr().out.split())
+    assert lineage.main([registered, "recreate=true"]) == 2
+    assert "kgt-denoise version 1 cannot be made again: its data is not to be had" in capsys.readouterr().err
+
+
+def test_the_data_of_a_registered_model_is_not_pruned(registered: str, store: str, make_shards: object) -> None:
+    make_shards("denoise", store=store, sigma=25)
+    make_shards("denoise", store=store, sigma=25)
+    opened = open_store(store)
+    versions.prune(opened, "denoise", 1)
+    assert versions.list_versions(opened, "denoise") == ["v000001", "v000003"]
+    assert provenance.trace(registered).gaps == []
+    versions.unpin(opened, "denoise", "v000001", "kgt-denoise-v1")
+    versions.prune(opened, "denoise", 1)
+    assert versions.list_versions(opened, "denoise") == ["v000003"]  # it was the pin that kept it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models:/kgt-denoise/9"], "model 'kgt-denoise' has no version 9: it has 1"),
+        (["models:/kgt-denoise@champion"], "has no alias 'champion': it has challenger"),
+        (["models:/kgt-sr/1"], "no registered model 'kgt-sr': "),
+        (["kgt-denoise"], "model address 'kgt-denoise': write models:/"),
+        (["models:/kgt-denoise/1", "recreat=true"], "did you mean 'recreate'?"),
+    ],
+)
+def test_mistakes_are_one_line(
+    registered: str, arguments: list[str], words: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert lineage.main(arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert words in line

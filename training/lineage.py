@@ -1,0 +1,74 @@
+"""Where a registered model comes from: the whole chain, and the command that makes it once more.
+
+    python training/lineage.py models:/kgt-jpeg/3
+    python training/lineage.py models:/kgt-jpeg@champion report=chain.json
+    python training/lineage.py models:/kgt-jpeg/3 recreate=true
+
+recreate=true gives that command and compares the weights: the same code, on as many workers and the same kind of
+machine, makes them again bit for bit. It registers a version, as every run does. Exit code: 0; 1 where the chain has
+gaps or the weights differ; 2 for a mistake in the command.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+if __name__ == "__main__":  # a script's own folder comes first otherwise, and hides packages of the same names
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from kgt.errors import UserError
+from pipelines.json_report import check_report, write_report
+from pipelines.options import about, parse
+from training import origin, provenance, run, tables, tracking
+
+
+@dataclass
+class Options:
+    """What `lineage.py` takes after the model's address."""
+
+    recreate: bool = field(default=False, metadata=about("train it once more, and compare the weights"))
+    name: str = field(default="", metadata=about("the new run's name; empty: <model>-v<version>-again"))
+    report: str = field(default="", metadata=about("write the chain to this JSON file"))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run; the exit code."""
+    try:
+        address, *rest = argv or ["--help"]
+        options = parse(Options, ["--help"] if address in ("-h", "--help") else rest, __doc__)
+        if options.report:
+            check_report(Path(options.report))
+        found = provenance.trace(address)
+        tables.print_chain(found)
+        if options.report:
+            write_report(Path(options.report), found.record())
+        if found.gaps and not options.recreate:
+            return 1
+        command = found.command(options.name or f"{found.model}-v{found.version}-again")
+        print(f"\nto make it once more: {shlex.join(['python', 'training/run.py', *command])}")
+        here = origin.git_commit()
+        if here != found.tags["git_commit"] or here.endswith("-dirty"):
+            print(f"warning: it was made by {found.tags['git_commit']}, and this is {here}", file=sys.stderr)
+        return _recreate(found, command) if options.recreate else 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _recreate(found: provenance.Provenance, command: Sequence[str]) -> int:
+    """Train, and say whether the weights are the same."""
+    if code := run.main(command):
+        return code
+    made = tracking.get_alias(found.task, "challenger").tags["weights_sha256"]
+    same = made == found.tags["weights_sha256"]
+    print(f"its weights are {'' if same else 'not '}those of {found.model} version {found.version}, bit for bit")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
