@@ -86,7 +86,7 @@ def _(q, k, v, indices, counts, scale, bias):
 
 @_backward.register_fake
 def _(grad, out, lse, q, k, v, indices, counts, scale, bias):
-    return *(_empty_heads_inside(x) for x in (q, k, v)), torch.empty_like(scale), torch.empty_like(bias)
+    return *(_empty_heads_inside(x) for x in (q, k, v)), scale.new_empty(scale.shape), bias.new_empty(bias.shape)
 
 
 def _keep(ctx, inputs, output):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kgt.config import KGTConfig
@@ -42,8 +41,9 @@ _PATCH, _BATCH, _PEAK_RATE = 64, 2, 1e-3
 class Features:
     """The arguments of one attention, none with a gradient.
 
-    nodes: (W, N, C), what the graph is made of. q, k, v: (W, h, N, d), in memory (W, N, 3, h, d). logit_scale: (h,).
-    bias: (h, 2 · side − 1, 2 · side − 1). pixels: (W, N, 3), those of the input where every node is one.
+    nodes: (W, N, C), what the graph is made of. q, k, v: (W, h, N, d), d padded as the model pads it, in memory
+        (W, N, 3, h, d). logit_scale: (h,). bias: (h, 2 · side − 1, 2 · side − 1). pixels: (W, N, 3), those of the
+        input where every node is one.
     """
 
     nodes: Tensor
@@ -105,8 +105,7 @@ def features(kind: str, side: int, windows: int, *, steps: int) -> Features:
         chosen = torch.linspace(0, len(nodes) - 1, windows).round().long()
         nodes, pixels = nodes[chosen], None if pixels is None else pixels[chosen]
         attention = stage.layers[0].attention
-        projected = F.linear(nodes, attention.qkv.weight, attention.qkv.bias)
-        q, k, v = projected.unflatten(-1, (3, len(attention.logit_scale), -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = attention.qkv(nodes)
         return Features(nodes, q, k, v, attention.logit_scale.detach(), attention.position((side, side)), pixels)
 
 

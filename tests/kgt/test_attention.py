@@ -144,7 +144,8 @@ def test_the_sparse_operator_is_sound_for_torch() -> None:
     leaves, graph = problem((2, 3), 3)
     q, k, v, scale, bias = leaves
     operator = torch.ops.kgt.sparse_attention.default
-    torch.library.opcheck(operator, (q, k, v, graph.indices, graph.counts, scale, bias), raise_exception=True)
+    for table in (bias, bias.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()):
+        torch.library.opcheck(operator, (q, k, v, graph.indices, graph.counts, scale, table), raise_exception=True)
 
 
 def test_sparse_is_deterministic_on_any_number_of_threads(threads: None) -> None:
