@@ -220,6 +220,8 @@ def deepspeed_config(config: RunConfig) -> dict[str, Any]:
         # Buckets for models of our size: the defaults would set 2 GB aside for each.
         "reduce_bucket_size": 20_000_000,
         "allgather_bucket_size": 20_000_000,
+        # Smaller weights stay whole everywhere. The default is larger than a projection of kgt-s.
+        "stage3_param_persistence_threshold": 10_000,
     }
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": bool(config.gpus_per_worker)}

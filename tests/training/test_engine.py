@@ -88,6 +88,15 @@ def test_bfloat16_computes_but_does_not_store(zero: int, plain: list[float]) -> 
     assert all(weight.dtype == torch.float32 for weight in engine.weights().values())
 
 
+def test_zero_3_keeps_large_weights_in_parts() -> None:
+    """So that the tests here meet weights that come and go, as those of large models do."""
+    engine = engine_of(3)
+    losses(engine, range(1))
+    sizes = {weight.ds_numel: weight.numel() for weight in engine.model.parameters()}
+    assert max(sizes) > 10_000
+    assert all(held == (0 if size > 10_000 else size) for size, held in sizes.items())
+
+
 def test_the_optimizer_is_the_one_that_is_named() -> None:
     optimizers = [engine_of(0, optimizer=name)._engine.optimizer for name in ("adam", "adamw")]
     assert [type(optimizer) for optimizer in optimizers] == [torch.optim.Adam, torch.optim.AdamW]
