@@ -370,7 +370,9 @@ def _in_one_line() -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException) as error:
-        if getattr(error, "error_code", None) == ErrorCode.Name(ErrorCode.PERMISSION_DENIED):
+        refusal = getattr(error, "response", None)  # artifacts that a server passes on are refused by HTTP alone
+        denied = getattr(error, "error_code", None) == ErrorCode.Name(ErrorCode.PERMISSION_DENIED)
+        if denied or getattr(refusal, "status_code", None) == 403:
             account = os.environ.get("MLFLOW_TRACKING_USERNAME", "this account")
             raise PermissionDenied(
                 f"MLflow at {tracking_uri()} does not allow {account} to do this: "
