@@ -1,7 +1,6 @@
 """What a KGT is made of: its configuration and the published presets. Standard library only."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -117,7 +116,7 @@ def _check(holds: bool, name: str, config: KGTConfig, wanted: str) -> None:
 
 def neighbours(k: int, nodes: int) -> int:
     """How many neighbours a window of `nodes` nodes keeps when `k` are asked for of 1024: at least one, halves up."""
-    return max(1, math.floor(k * nodes / TOPK_NODES + 0.5))
+    return max(1, (2 * k * nodes + TOPK_NODES) // (2 * TOPK_NODES))
 
 
 # Columnar presets: paper, table of super-resolution models (their parameter counts fix every choice here).

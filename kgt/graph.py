@@ -3,9 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numba import njit
 from torch import Tensor
 
 from kgt import kernels
@@ -22,8 +25,8 @@ _REGIONS = -1, 4
 class KeyGraph:
     """The neighbours of every node of every window; shared by the heads and layers of a stage, without a gradient.
 
-    indices: (W, N, K) int16. The first `counts[w, i]` entries of row (w, i) are the neighbours of node i, ascending;
-        the rest is padding by node 0.
+    indices: (W, N, K) int16. The first `counts[w, i]` entries of row (w, i) are the neighbours of node i, none
+        twice (`key_graph` makes them ascend); the rest is padding by node 0.
     counts: (W, N) int16, min(k, eligible nodes): at least 1.
     tiled: the same for the GPU kernels, which make it at every call where it is None.
 
@@ -41,9 +44,13 @@ class KeyGraph:
                 raise ValueError(f"{name} must be int16 of {ndim} axes, not {tensor.dtype} {tuple(tensor.shape)}")
         if self.indices.shape[:2] != self.counts.shape:
             raise ValueError(f"counts must be {tuple(self.indices.shape[:2])}, not {tuple(self.counts.shape)}")
+        if not self.indices.shape[2]:
+            raise ValueError("indices must have room for a neighbour of every node")
         if self.indices.device.type == "cpu" and self.indices.numel() and not torch.compiler.is_compiling():
             _check_range("indices", self.indices, 0, self.nodes - 1)
             _check_range("counts", self.counts, 1, self.indices.shape[2])
+            if not _are_distinct(self.indices.contiguous().numpy(), self.counts.contiguous().numpy()):
+                raise ValueError("indices must not name a neighbour twice in the first `counts` entries of a row")
 
     @property
     def nodes(self) -> int:
@@ -73,7 +80,10 @@ def key_graph(
         are eligible to each other where theirs agree and are not negative. None: all are.
 
     Ties go to the lower index. The result is a constant to autograd.
+
+    Raises ValueError, naming the argument, for what does not fit.
     """
+    _check(features, k, similarity, regions)
     backward = torch.is_grad_enabled()
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         vectors = features.detach().float()
@@ -99,10 +109,40 @@ def draw_topk(seed: int, step: int, choices: Sequence[int] = RANDOM_TOPK) -> int
     return choices[int.from_bytes(digest) % len(choices)]
 
 
+def _check(features: Tensor, k: int, similarity: str, regions: Tensor | None) -> None:
+    if features.ndim != 3 or not features.is_floating_point():
+        raise ValueError(f"features must be floats (windows, nodes, channels), not {features.dtype} {features.shape}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    if similarity not in get_args(Similarity):
+        raise ValueError(f"similarity must be one of {', '.join(get_args(Similarity))}, not {similarity!r}")
+    if regions is None:
+        return
+    if regions.ndim != 2 or regions.shape[1] != features.shape[1] or len(features) % len(regions):
+        raise ValueError(
+            f"regions must be (P, {features.shape[1]}) where P divides {len(features)}, not {tuple(regions.shape)}"
+        )
+    if regions.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_range("regions", regions, _REGIONS[0], _REGIONS[1] - 1)
+
+
 def _check_range(name: str, values: Tensor, least: int, most: int) -> None:
     lowest, highest = (int(value) for value in values.aminmax())
     if lowest < least or highest > most:
         raise ValueError(f"{name} must lie in [{least}, {most}], not reach from {lowest} to {highest}")
+
+
+@njit(nogil=True, cache=True)
+def _are_distinct(indices, counts):
+    windows, nodes = counts.shape
+    last = np.full(nodes, -1, np.int64)  # the row that each node was last seen in
+    found = False
+    for row in range(windows * nodes):
+        w, i = row // nodes, row % nodes
+        for j in range(counts[w, i]):
+            found |= last[indices[w, i, j]] == row
+            last[indices[w, i, j]] = row
+    return not found
 
 
 def _mean_of_eligible(vectors: Tensor, regions: Tensor | None) -> Tensor:

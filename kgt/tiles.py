@@ -133,8 +133,9 @@ def _unite(bits: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     nodes, words = bits.shape[1:]
     union, sizes = _empty_union(bits)
     with torch.cuda.device_of(bits):
+        listed = 1 << (words - 1).bit_length()
         unite[(sizes.numel(),)](
-            *(bits, order, union, sizes, nodes, words), TILE=TILE, WORDS=1 << (words - 1).bit_length()
+            *(bits, order, union, sizes, nodes, words), TILE=TILE, WORDS=listed, num_warps=max(4, min(16, listed // 16))
         )
     return union, sizes
 

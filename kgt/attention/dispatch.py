@@ -10,6 +10,7 @@ import torch
 
 from kgt import kernels
 from kgt.errors import UserError
+from kgt.selection import row_length
 from kgt.tasks import nearest
 from kgt.tiles import expected_overlap, worth_gathering
 
@@ -54,7 +55,7 @@ def _forced_name() -> Name | None:
     return _forced.get()
 
 
-def choose(device: torch.device | str, dtype: torch.dtype, nodes: int, k: int, width: int) -> Choice:
+def implementation(device: torch.device | str, dtype: torch.dtype, nodes: int, k: int, width: int) -> Name:
     """The implementation for windows of `nodes` nodes that keep `k` neighbours each, and heads of `width` channels.
 
     Raises UserError where a forced one cannot run.
@@ -69,17 +70,35 @@ def choose(device: torch.device | str, dtype: torch.dtype, nodes: int, k: int, w
     if name == "triton" and obstacle:
         raise UserError(f"attention 'triton' cannot run here: {obstacle}; force another or none")
     if name:
-        return Choice(name, "forced")
-    if dtype == torch.float64:
-        return Choice("dense", "float64 asks for the reference")
-    if kind != "cpu":
-        if obstacle:
-            return Choice("dense", f"'triton' cannot run: {obstacle}")
+        return name
+    if dtype == torch.float64 or obstacle or (kind == "cpu" and _is_small(nodes, k)):
+        return "dense"
+    return "sparse" if kind == "cpu" else "triton"
+
+
+def choose(device: torch.device | str, dtype: torch.dtype, nodes: int, k: int, width: int) -> Choice:
+    """What `implementation` takes, and why."""
+    name = implementation(device, dtype, nodes, k, width)
+    return Choice(name, _reason(name, device, dtype, nodes, min(k, nodes), width))
+
+
+def _reason(name: Name, device: torch.device | str, dtype: torch.dtype, nodes: int, k: int, width: int) -> str:
+    if _forced_name():
+        return "forced"
+    if name == "triton":
         walk = f"tiles gather about {expected_overlap(nodes, k):.0%}" if worth_gathering(nodes, k) else "tiles walk all"
-        return Choice("triton", f"{walk} of {nodes} nodes, masked to {min(k, nodes)}")
-    if nodes <= _SMALL and 2 * k > nodes:
-        return Choice("dense", f"keeps {min(k, nodes)} of only {nodes} nodes")
-    return Choice("sparse", f"visits {min(k, nodes)} of {nodes} nodes on the CPU")
+        return f"{walk} of {nodes} nodes, masked to {k}"
+    if name == "sparse":
+        return f"visits {k} of {nodes} nodes on the CPU"
+    if dtype == torch.float64:
+        return "float64 asks for the reference"
+    if torch.device(device).type == "cpu":
+        return f"keeps {k} of only {nodes} nodes"
+    return f"'triton' cannot run: {_obstacle_to_triton(device, dtype, width)}"
+
+
+def _is_small(nodes: int, k: int) -> bool:
+    return nodes <= _SMALL and 2 * row_length(k, nodes) > nodes
 
 
 def _obstacle_to_triton(device: torch.device | str, dtype: torch.dtype, width: int) -> str | None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kgt.attention.layout import empty_heads_inside
 from kgt.attention.scores import NORM_EPSILON
 from kgt.graph import KeyGraph
 from kgt.tiles import TILE, pack_bits, tile_graph, transposed
@@ -28,7 +29,7 @@ _STAGES, _BIAS_STAGES = 2, 3
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, scale: Tensor, bias: Tensor) -> Tensor:
     """See `key_graph_attention`; `scale` (h,) is the exponentiated one. scale and bias float32."""
-    tiled = graph.tiled or tile_graph(pack_bits(graph.indices, graph.valid()))
+    tiled = graph.tiled or tile_graph(pack_bits(graph.indices, graph.valid()), backward=torch.is_grad_enabled())
     keys = tiled.keys.tensors() if tiled.keys else []
     return _forward(q, k, v, scale, bias, tiled.bits, tiled.queries.tensors(), keys)[0]
 
@@ -87,7 +88,7 @@ def _backward(
     from kgt.kernels import attention as kernels
     from kgt.kernels.bias import bias_gradient
 
-    dq, dk, dv = (_empty_heads_inside(x) for x in (q, k, v))
+    dq, dk, dv = (empty_heads_inside(x) for x in (q, k, v))
     q, k, v, grad, bias = *(_rows_aligned(x) for x in (q, k, v, grad)), bias.contiguous()
     keys = keys or [transposed(bits)]
     windows, heads, nodes, _ = q.shape
@@ -136,7 +137,7 @@ def _(q, k, v, scale, bias, bits, queries, keys):
 
 @_backward.register_fake
 def _(grad, out, lse, q_inverse, k_inverse, q, k, v, scale, bias, bits, queries, keys):
-    return *(_empty_heads_inside(x) for x in (q, k, v)), scale.new_empty(scale.shape), bias.new_empty(bias.shape)
+    return *(empty_heads_inside(x) for x in (q, k, v)), scale.new_empty(scale.shape), bias.new_empty(bias.shape)
 
 
 def _keep(ctx, inputs, output):
@@ -156,13 +157,7 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _outputs(q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _empty_heads_inside(q), *(q.new_empty(q.shape[:3], dtype=torch.float32) for _ in range(3))
-
-
-def _empty_heads_inside(x: Tensor) -> Tensor:
-    """Shaped (W, h, N, d) as x, in memory (W, N, h, d): what the projections before and after want."""
-    windows, heads, nodes, width = x.shape
-    return x.new_empty(windows, nodes, heads, width).transpose(1, 2)
+    return empty_heads_inside(q), *(q.new_empty(q.shape[:3], dtype=torch.float32) for _ in range(3))
 
 
 def _rows_aligned(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kgt.attention.dense import dense_attention
-from kgt.attention.dispatch import choose
+from kgt.attention.dispatch import implementation
 from kgt.attention.flash import flash_attention
 from kgt.attention.gather import gather_attention
 from kgt.attention.sparse import sparse_attention
@@ -35,7 +35,7 @@ def key_graph_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, logit_
     Raises ValueError, naming the argument, for a shape, type or device that does not fit.
     """
     _check(q, k, v, graph, logit_scale, bias)
-    name = choose(q.device, q.dtype, graph.nodes, graph.indices.shape[2], q.shape[3]).name
+    name = implementation(q.device, q.dtype, graph.nodes, graph.indices.shape[2], q.shape[3])
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         scale, bias = logit_scale.to(wide).clamp(max=MAX_LOGIT_SCALE).exp(), bias.to(wide)
@@ -57,7 +57,10 @@ def _check(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, logit_scale: Tensor
     for name, x in (("q", q), ("logit_scale", logit_scale), ("bias", bias)):
         if not x.is_floating_point():
             raise ValueError(f"{name} must be of a floating type, not {x.dtype}")
-    for name, x in (("k", k), ("v", v), ("graph", graph.indices), ("logit_scale", logit_scale), ("bias", bias)):
+    on_device = [("k", k), ("v", v), ("logit_scale", logit_scale), ("bias", bias)]
+    on_device += [("graph", graph.indices), ("graph", graph.counts)]
+    on_device += [("graph", graph.tiled.bits)] if graph.tiled else []
+    for name, x in on_device:
         if x.device != q.device:
             raise ValueError(f"{name} must be on q's device {q.device}, not {x.device}")
     windows, heads, nodes, _ = q.shape
@@ -65,6 +68,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, logit_scale: Tensor
         raise ValueError(
             f"graph is of {graph.counts.shape[0]} windows of {graph.nodes} nodes, q of {windows} windows of {nodes}"
         )
+    if graph.tiled and graph.tiled.bits.shape[:2] != (windows, nodes):
+        raise ValueError(f"graph is tiled for {tuple(graph.tiled.bits.shape[:2])}, not {(windows, nodes)}")
     if logit_scale.shape != (heads,):
         raise ValueError(f"logit_scale must be ({heads},), one a head, not {tuple(logit_scale.shape)}")
     if bias.ndim != 3 or bias.shape[0] != heads or not (bias.shape[1] % 2 and bias.shape[2] % 2):

@@ -22,6 +22,8 @@ def obstacle(device: torch.device | str) -> str | None:
         return None
     if device.type != "cuda":
         return f"Triton does not run on {device.type}"
+    if torch.version.hip:
+        return "its kernels are for NVIDIA GPUs"
     if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
         return "its kernels need a GPU of compute capability 8.0 or more"
     return None

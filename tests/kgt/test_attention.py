@@ -45,6 +45,12 @@ def attention(leaves: list[Tensor], graph: KeyGraph, name: str) -> Tensor:
         return key_graph_attention(q, k, v, graph, logit_scale, bias)
 
 
+def results(leaves: list[Tensor], graph: KeyGraph, name: str) -> list[Tensor]:
+    """The output and all gradients."""
+    out = attention(leaves, graph, name)
+    return [out, *torch.autograd.grad(out.square().sum(), leaves)]
+
+
 def test_dense_is_the_formula() -> None:
     leaves, graph = problem((2, 3), 3)
     q, k, v, logit_scale, bias = (leaf.detach().double() for leaf in leaves)
@@ -125,7 +131,7 @@ def test_attention_follows_a_permutation_of_the_nodes() -> None:
     place = order.argsort()
     valid = torch.arange(graph.indices.shape[2]) < graph.counts[:, order, None]
     moved = place[graph.indices[:, order].long()].masked_fill(~valid, 0).to(torch.int16)
-    permuted = KeyGraph(moved, graph.counts[:, order].contiguous())
+    permuted = KeyGraph(moved, graph.counts[:, order])
     for name in ("dense", "sparse"):
         out = attention([q, k, v, logit_scale, bias * 0], graph, name)
         again = attention([*(x[:, :, order] for x in (q, k, v)), logit_scale, bias * 0], permuted, name)
@@ -188,6 +194,65 @@ def test_every_task_runs_once(count: int, threads: None) -> None:
     ran = []
     run_tasks(lambda task, name: ran.append((task, name)), 17, "x")
     assert sorted(ran) == [(task, "x") for task in range(17)]
+
+
+def test_sparse_windows_of_the_papers_size_are_dense() -> None:
+    leaves, graph = problem((32, 32), 60, heads=1, d=30, windows=1)
+    for exact, ours in zip(*(results(leaves, graph, name) for name in ("dense", "sparse")), strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-5)
+
+
+def test_sparse_places_reach_across_windows_of_4096_nodes() -> None:
+    leaves, graph = problem((64, 64), 3, heads=1, d=6, windows=1)
+    with torch.no_grad():
+        torch.testing.assert_close(attention(leaves, graph, "sparse"), attention(leaves, graph, "dense"))
+
+
+def test_sparse_takes_any_memory_layout_and_number_of_columns() -> None:
+    leaves, graph = problem((4, 7), 5, heads=2, d=6)
+    expected = results(leaves, graph, "sparse")
+    spread = [torch.stack([x.detach()] * 2, -1)[..., 0].requires_grad_() for x in leaves[:3]]
+    cut = KeyGraph(graph.indices[..., :5], graph.counts.mT.contiguous().mT)
+    for one, other in zip(results([*spread, *leaves[3:]], cut, "sparse"), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_order_of_a_nodes_neighbours_does_not_matter() -> None:
+    leaves, graph = problem((5, 8), 16)
+    shuffled = KeyGraph(graph.indices[..., torch.randperm(16)], graph.counts)
+    for one, other in zip(results(leaves, shuffled, "sparse"), results(leaves, graph, "sparse"), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_sparse_heads_are_independent() -> None:
+    leaves, graph = problem((4, 7), 5, heads=3)
+    turned = [x.detach().flip(1 if x.ndim == 4 else 0) for x in leaves]
+    assert torch.equal(attention(turned, graph, "sparse").flip(1), attention(leaves, graph, "sparse"))
+
+
+@pytest.mark.parametrize("name", ["dense", "gather", "sparse"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_seen_in_its_row_and_stays_in_its_window_and_head(name: str, value: float) -> None:
+    leaves, graph = problem((4, 5), 16, windows=2)
+    clean = attention(leaves, graph, name)
+    for position in range(3):
+        changed = [x.detach().clone().requires_grad_() for x in leaves]
+        with torch.no_grad():
+            changed[position][0, 1, 3, 2] = value
+        out = attention(changed, graph, name)
+        assert not torch.isfinite(out[0, 1, 3]).all()
+        kept = torch.ones(2, 2, dtype=torch.bool)
+        kept[0, 1] = False
+        assert torch.equal(out[kept], clean[kept])
+        gradients = torch.autograd.grad(out.square().sum(), changed)
+        assert all(torch.isfinite(x[kept]).all() for x in gradients[:3])
+        assert not torch.isfinite(gradients[position][0, 1]).all()
+    for position in (3, 4):
+        changed = [x.detach().clone() for x in leaves]
+        changed[position][1] = math.nan
+        out = attention(changed, graph, name)
+        assert not torch.isfinite(out[:, 1]).any()
+        assert torch.equal(out[:, 0], clean[:, 0])
 
 
 def test_extreme_scores_stay_finite() -> None:

@@ -160,9 +160,26 @@ def test_a_graph_that_cannot_be_is_refused_by_the_name_of_its_field() -> None:
         ((indices.int(), counts), "indices must be int16"),
         ((indices, counts[:1]), "counts must be"),
         ((indices[0], counts), "indices must be int16 of 3 axes"),
+        ((indices[..., :0], counts), "indices must have room"),
+        ((indices[..., [0, 0, 1, 2, 3, 4, 5, 6]], counts), "indices must not name a neighbour twice"),
     ):
         with pytest.raises(ValueError, match=f"^{reason}"):
             KeyGraph(*wrong)
+
+
+def test_what_no_graph_can_be_made_of_is_refused_by_name() -> None:
+    features, regions = torch.randn(4, 12, 3), torch.zeros(2, 12, dtype=torch.int8)
+    for change, reason in (
+        ({"features": features[0]}, r"features must be floats \(windows, nodes, channels\)"),
+        ({"k": 0}, "k must be at least 1"),
+        ({"similarity": "centered"}, "similarity must be one of centred, cosine, dot, not 'centered'"),
+        ({"regions": regions[:, :9]}, r"regions must be \(P, 12\) where P divides 4, not \(2, 9\)"),
+        ({"regions": torch.zeros(3, 12, dtype=torch.int8)}, r"regions must be \(P, 12\)"),
+        ({"regions": regions.int() + 300}, r"regions must lie in \[-1, 3\]"),
+    ):
+        arguments = {"features": features, "k": 4, "regions": regions} | change
+        with pytest.raises(ValueError, match=f"^{reason}"):
+            key_graph(arguments.pop("features"), arguments.pop("k"), **arguments)
 
 
 def test_drawn_topk_is_a_function_of_seed_and_step_with_the_papers_support() -> None:

@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kgt.layers
+from kgt import kernels
 from kgt.attention import forced
+from kgt.attention.dispatch import implementation
 from kgt.baselines import demosaic_malvar, upsample_bicubic
 from kgt.config import RANDOM_TOPK, KGTConfig, neighbours, preset
 from kgt.model import KGT
 from kgt.tasks import TASKS
+from kgt.tiles import worth_gathering
 
 U = KGTConfig("u", 8, (1, 2, 1), (1, 2, 2), refinement=1, window=4)
 COLUMNAR = KGTConfig("columnar", 8, (1, 1), (2, 2), upsampler=8, window=4, scale=2, baseline="bicubic")
@@ -185,7 +188,33 @@ def test_bfloat16_runs() -> None:
     assert (model.bfloat16()(x.bfloat16()).float() - exact).abs().max() < 0.1 * exact.abs().max()
 
 
-def test_the_model_compiles() -> None:
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_the_model_compiles_without_a_break_for_every_k(checkpointed: bool) -> None:
+    torch.compiler.reset()
+    x, model = torch.rand(1, 3, 8, 8), trained(COLUMNAR)
+    model.checkpoint_activations(checkpointed)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for k in (64, 256, 512):
+        found, wanted = (
+            torch.autograd.grad(f(x, k).square().sum(), list(model.parameters())) for f in (compiled, model)
+        )
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_what_the_dispatcher_does_on_a_gpu_compiles_for_every_k(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_INSTALLED", True)
+    torch.compiler.reset()
+
+    @torch.compile(fullgraph=True, backend="eager", dynamic=True)
+    def picks(x: torch.Tensor, k: int) -> torch.Tensor:
+        gathered = worth_gathering(1024, k)
+        return x + (implementation("cuda", torch.bfloat16, 1024, k, 32) == "triton") + 2 * gathered
+
+    assert [picks(torch.zeros(()), k).item() for k in (64, 128, 512)] == [3, 3, 1]
+
+
+def test_the_model_exports() -> None:
     model = SIZES[COLUMNAR]
     exported = torch.export.export(model, (torch.rand(1, 3, 8, 8),))
     x = torch.rand(1, 3, 8, 8)
