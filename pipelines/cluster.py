@@ -104,7 +104,7 @@ def each_row(
     )
     results = iter(dataset.iter_rows())
     while True:
-        with _surviving():
+        with surviving():
             packed_result = next(results, None)
         if packed_result is None:
             return
@@ -129,6 +129,18 @@ class Shared:
     def get(self) -> Any:
         """The value."""
         return ray.get(self._reference)
+
+
+@contextmanager
+def surviving() -> Iterator[None]:
+    """What is heard of a Ray that died under a run, in one line."""
+    try:
+        yield
+    except _DEATHS as error:
+        raise UserError(
+            f"Ray died while the run was going on ({type(error).__name__}): what is finished is kept, "
+            "the same command goes on from there"
+        ) from error
 
 
 def nodes() -> list[str]:
@@ -185,18 +197,6 @@ def _answer(reference: ray.ObjectRef) -> bool:
         return ray.get(reference)
     except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError):
         return True
-
-
-@contextmanager
-def _surviving() -> Iterator[None]:
-    """What is heard of a Ray that died under a run, in one line."""
-    try:
-        yield
-    except _DEATHS as error:
-        raise UserError(
-            f"Ray died while the run was going on ({type(error).__name__}): what is finished is kept, "
-            "the same command goes on from there"
-        ) from error
 
 
 class _Packed:

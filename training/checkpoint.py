@@ -12,6 +12,7 @@ checkpoint's own folder, with the SHA-256 they were committed with: who may writ
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,15 +102,16 @@ def committed(store: Store, prefix: str) -> list[int]:
 def fetch(store: Store, checkpoint: Checkpoint, folder: Path) -> None:
     """Copy all files, the ranks' together, into `folder`. Raises CheckpointError where one was altered."""
     for part in checkpoint.parts:
-        try:
-            data = store.get(part.key)
-        except Missing as error:
-            raise CheckpointError(_spoilt(store, part, "is gone")) from error
-        if len(data) != part.bytes or hashlib.sha256(data).hexdigest() != part.sha256:
-            raise CheckpointError(_spoilt(store, part, "is not what was committed"))
         path = folder / part.key.split("/checkpoints/")[1].split("/", 2)[2]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        try:
+            with store.open(part.key) as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        except Missing as error:
+            raise CheckpointError(_spoilt(store, part, "is gone")) from error
+        with path.open("rb") as file:
+            if path.stat().st_size != part.bytes or hashlib.file_digest(file, "sha256").hexdigest() != part.sha256:
+                raise CheckpointError(_spoilt(store, part, "is not what was committed"))
 
 
 def prune(store: Store, prefix: str, keep: int) -> None:

@@ -44,6 +44,9 @@ class RunConfig:
     )
     version: str = field(default="", metadata=about("which version of the shards; empty: the newest"))
     model: str = field(default="kgt-tiny", metadata=about(f"preset: {', '.join(PRESETS)}"))
+    init: str = field(
+        default="", metadata=about("start from a weights file or models:/…, as far as it fits; empty: at random")
+    )
     steps: int = field(default=2000, metadata=about("optimisation steps"))
     batch_size: Any = field(default=8, metadata=about("pairs of one step, over all workers; a list: one a phase"))
     patch: Any = field(default=64, metadata=about("side of the degraded patches, in pixels; a list: one a phase"))
@@ -91,6 +94,9 @@ class RunConfig:
     )
 
     workers: int = field(default=2, metadata=about("training processes of a task"))
+    min_workers: int = field(
+        default=0, metadata=about("with how few of them it also goes on while machines are missing; 0: with all")
+    )
     cpus_per_worker: int = field(default=1, metadata=about("cores of each"))
     gpus_per_worker: int = field(default=0, metadata=about("GPUs of each: 0 or 1"))
     accumulate: int = field(default=1, metadata=about("micro-steps that a worker cuts its share of a batch into"))
@@ -104,6 +110,9 @@ class RunConfig:
     checkpoint_every: int = field(default=500, metadata=about("steps between checkpoints"))
     keep: int = field(default=2, metadata=about("checkpoints kept"))
     max_failures: int = field(default=3, metadata=about("how often the lost workers of a task are replaced"))
+    max_preemption_failures: int = field(
+        default=-1, metadata=about("how often those whose machine was preempted are; -1: always")
+    )
     log_every: int = field(default=1, metadata=about("steps between logged metrics"))
     profile: str = field(
         default="", metadata=about("FIRST:LAST: a trace of these steps by torch.profiler goes to the run's folder")
@@ -128,10 +137,15 @@ class RunConfig:
             raise UserError(f"profile={self.profile}: write FIRST:LAST, two steps from 1 on, as in profile=20:22")
         return range(int(found[1]), int(found[2]) + 1)
 
+    def worker_counts(self) -> range:
+        """How many workers there may be."""
+        return range(self.min_workers or self.workers, self.workers + 1)
+
 
 EXECUTION = frozenset(
     (
         "workers",
+        "min_workers",
         "cpus_per_worker",
         "gpus_per_worker",
         "accumulate",
@@ -140,6 +154,7 @@ EXECUTION = frozenset(
         "checkpoint_every",
         "keep",
         "max_failures",
+        "max_preemption_failures",
         "log_every",
         "profile",
         "name",
@@ -158,10 +173,12 @@ _LEAST = {
     "max_skipped": 1,
     "validation_pairs": 1,
     "workers": 1,
+    "min_workers": 0,
     "cpus_per_worker": 1,
     "checkpoint_every": 1,
     "keep": 1,
     "max_failures": 0,
+    "max_preemption_failures": -1,
     "log_every": 1,
 }
 
@@ -266,6 +283,8 @@ def _check(config: RunConfig) -> None:
         raise UserError(f"lr={config.lr}: a number above 0 is wanted")
     if not 0 <= config.ema < 1:
         raise UserError(f"ema={config.ema}: a number of 0 to below 1 is wanted")
+    if config.min_workers > config.workers:
+        raise UserError(f"min_workers={config.min_workers}: workers={config.workers} is the most there can be")
     _check_engine(config)
     _check_phases(config)
     if config.redraw and config.task not in REDRAWABLE:
@@ -308,6 +327,11 @@ def _check_phases(config: RunConfig) -> None:
 
 
 def _check_batch(config: RunConfig, batch_size: int) -> None:
+    for count in config.worker_counts()[:-1]:
+        if batch_size % (count * config.accumulate):
+            raise UserError(
+                f"min_workers={config.min_workers}: {count} workers cannot share batch_size={batch_size} evenly"
+            )
     share, rest = divmod(batch_size, config.workers)
     if rest:
         raise UserError(

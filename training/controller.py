@@ -1,14 +1,14 @@
 """Divides the cluster among the tasks: side by side where there is room, else one after another.
 
-One that fails stops no other.
+One that fails stops no other. Asked to stop, those in training write a checkpoint first.
 """
 
 import json
 import os
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,11 @@ from kgt.errors import UserError
 from kgt.home import home, tracking_uri
 from pipelines import cluster
 from pipelines.storage import check_writable, open_store
-from training import jobs, origin, remote, tracking
+from training import jobs, journal, origin, remote, tracking
+from training.board import Board
 from training.config import deepspeed_config
 from training.display import Display
+from training.interruption import Interruption
 from training.plan import Job
 
 POLL_SECONDS = 0.3
@@ -30,40 +32,27 @@ POLL_SECONDS = 0.3
 
 @dataclass
 class Outcome:
-    """How one task ended: with its result (see `finish`), found finished before (`kept`) or not; or failed, and why."""
+    """How one task ended: with its result (see `finish`), found finished before (`kept`) or not; or failed, and why.
+
+    `stopped`: it was asked to stop, and the same command goes on from where it was.
+    """
 
     task: str
     result: dict[str, Any] | None = None
     kept: bool = False
+    stopped: bool = False
     reason: str = ""
     trace: str = ""
 
 
-@ray.remote(num_cpus=0)
-class Board:
-    """Where workers leave their records, and what else they have to say, until the driver collects them."""
-
-    def __init__(self) -> None:
-        self._news: list[tuple[str, dict[str, float] | str]] = []
-
-    def push(self, task: str, records: list[dict[str, float]]) -> None:
-        """Records of a task's steps."""
-        self._news += [(task, record) for record in records]
-
-    def say(self, task: str, what: str) -> None:
-        """A change of state."""
-        self._news.append((task, what))
-
-    def drain(self) -> list[tuple[str, dict[str, float] | str]]:
-        """Everything since the last call."""
-        news, self._news = self._news, []
-        return news
+class _Stopped(Exception):
+    """The task was asked to stop, and did."""
 
 
-def run(todo: Sequence[Job]) -> list[Outcome]:
+def run(todo: Sequence[Job], interruption: Interruption) -> list[Outcome]:
     """Train, validate and register every task; how each one ended. A finished one is left as it is.
 
-    Raises UserError before anything is started or written.
+    Raises UserError before anything is started or written; and where Ray itself dies.
     """
     results = {job.task: _finished(job) for job in todo}
     fresh = [job for job in todo if results[job.task] is None]
@@ -76,7 +65,8 @@ def run(todo: Sequence[Job]) -> list[Outcome]:
         slots = _slots(fresh[0])
         check_writable(open_store(fresh[0].config.out))
         jobs.commit(fresh)
-        outcomes |= {outcome.task: outcome for outcome in _Controller(fresh, slots).run()}
+        with cluster.surviving(), interruption:
+            outcomes |= {outcome.task: outcome for outcome in _Controller(fresh, slots, interruption).run()}
     return [outcomes[job.task] for job in todo]
 
 
@@ -92,10 +82,13 @@ def _finished(job: Job) -> dict[str, Any] | None:
 class _Controller:
     """One run on a connected cluster. Every task has a thread here, which only waits for Ray."""
 
-    def __init__(self, todo: Sequence[Job], slots: int) -> None:
+    def __init__(self, todo: Sequence[Job], slots: int, interruption: Interruption) -> None:
         self._todo = todo
         self._slots = slots
-        self._stop = threading.Event()
+        self._interruption = interruption
+        self._stopping = threading.Event()  # asked to stop
+        self._over = threading.Event()  # Ray is gone, or given up
+        self._stepping: set[str] = set()
         self._board = Board.options(scheduling_strategy=_here()).remote()
         self._parent, self._runs, self._lineage = _open_runs(todo)
         self._logs = {job.task: tracking.MetricLog(self._runs[job.task], job.config.log_every) for job in todo}
@@ -103,6 +96,7 @@ class _Controller:
 
     def run(self) -> list[Outcome]:
         """How every task ended."""
+        self._tell_what_is_missing()
         with (
             self._display,
             ThreadPoolExecutor(len(self._todo)) as finishing,
@@ -114,9 +108,11 @@ class _Controller:
                 while not all(future.done() for future in futures.values()):
                     time.sleep(POLL_SECONDS)
                     self._collect()
+                    if self._interruption.signal and not self._stopping.is_set():
+                        self._stop()
                 self._collect()
-            except BaseException:  # the threads wait for Ray: without it they end
-                self._stop.set()
+            except BaseException:
+                self._over.set()
                 ray.shutdown()
                 for task, run in self._runs.items():
                     self._logs[task].flush()
@@ -126,32 +122,65 @@ class _Controller:
         outcomes = [_outcome(task, future) for task, future in futures.items()]
         for outcome in outcomes:
             self._logs[outcome.task].flush()
-            tracking.end_run(self._runs[outcome.task], "FINISHED" if outcome.result else "FAILED")
-        tracking.end_run(self._parent, "FINISHED" if all(outcome.result for outcome in outcomes) else "FAILED")
+            tracking.end_run(self._runs[outcome.task], _status([outcome]))
+        tracking.end_run(self._parent, _status(outcomes))
         return outcomes
 
+    def _tell_what_is_missing(self) -> None:
+        """Log the steps that MLflow never heard of before the run was interrupted."""
+        for job in self._todo:
+            log = self._logs[job.task]
+            for record in journal.read(open_store(job.config.out), job.task, after=log.last):
+                log.add(record)
+
+    def _stop(self) -> None:
+        """Let tasks in training stop at a checkpoint, which is due at once; those that are not have nothing to save."""
+        ray.get(self._board.stop.remote())
+        self._stopping.set()
+        for task in sorted(self._stepping):
+            self._display.say(task, "stopping at a checkpoint (once more, and it ends at once)")
+
     def _train(self, job: Job) -> None:
-        """From the start, or where it was, to weights in the run's folder."""
-        if self._stop.is_set():
-            raise remote.TaskFailed("interrupted")
-        if open_store(job.config.out).head(f"{job.task}/weights.safetensors") is None:
+        """From the start, or where it was, to weights in the run's folder. Raises _Stopped."""
+        if self._stopping.is_set() or self._over.is_set():
+            raise _Stopped
+        store, weights = open_store(job.config.out), f"{job.task}/weights.safetensors"
+        if store.head(weights) is None:
             self._display.say(job.task, "starting")
             fit = _remote(remote.fit, num_cpus=0, scheduling_strategy=_here())
-            ray.get(fit.remote(job, self._board))
+            self._result(fit.remote(job, self._board), unless=lambda: job.task not in self._stepping)
+            if store.head(weights) is None:
+                raise _Stopped
 
     def _finish(self, job: Job, trained: Future[None]) -> dict[str, Any]:
-        """From weights to a registered version, while the next task may train already; the task's result."""
+        """From weights to a registered version, while the next task may train already; the task's result.
+
+        Raises _Stopped: what was half done is done again by the same command.
+        """
         trained.result()
         self._display.say(job.task, "validating and registering")
         resources = {"num_cpus": job.config.cpus_per_worker, "num_gpus": job.config.gpus_per_worker}
         finish = _remote(remote.finish, max_retries=2, label_selector=cluster.not_for("pipelines"), **resources)
-        return ray.get(finish.remote(job, self._runs[job.task], self._lineage))
+        return self._result(finish.remote(job, self._runs[job.task], self._lineage), unless=lambda: True)
+
+    def _result(self, reference: ray.ObjectRef, unless: Callable[[], bool]) -> Any:
+        """What the Ray task returns. Once the run is stopping and while `unless()` holds, it is ended: _Stopped."""
+        result = reference.future()
+        while not wait([result], POLL_SECONDS).done:
+            if self._over.is_set():  # a call of Ray's would connect to whatever other cluster it finds
+                raise _Stopped
+            if self._stopping.is_set() and unless():
+                ray.cancel(reference, force=True)
+                raise _Stopped
+        return result.result()
 
     def _collect(self) -> None:
         for task, news in ray.get(self._board.drain.remote()):
             if isinstance(news, str):
+                self._stepping.discard(task)
                 self._display.say(task, news)
             else:
+                self._stepping.add(task)
                 self._display.update(task, news)
                 self._logs[task].add(news)
 
@@ -197,6 +226,8 @@ def _outcome(task: str, future: Future[dict[str, Any]]) -> Outcome:
     error = future.exception()
     if error is None:
         return Outcome(task, future.result())
+    if isinstance(error, _Stopped):
+        return Outcome(task, stopped=True)
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, remote.TaskFailed):
         return Outcome(task, reason=cause.reason, trace=cause.trace)
@@ -207,17 +238,27 @@ def _outcome(task: str, future: Future[dict[str, Any]]) -> Outcome:
     raise error
 
 
+def _status(outcomes: Sequence[Outcome]) -> str:
+    """In MLflow's words."""
+    if any(outcome.stopped for outcome in outcomes):
+        return "KILLED"
+    return "FINISHED" if all(outcome.result for outcome in outcomes) else "FAILED"
+
+
 def _slots(job: Job) -> int:
     """How many tasks the cluster holds at once. Raises UserError where this machine is too small for a single one."""
     config, has = job.config, ray.cluster_resources()
-    room = int(has.get("CPU", 0) // (config.workers * config.cpus_per_worker))
-    if config.gpus_per_worker:
-        room = min(room, int(has.get("GPU", 0) // config.workers))
-    if not room and cluster.single_machine():
-        needs = f"{config.workers * config.cpus_per_worker} CPUs"
-        needs += f" and {config.workers} GPUs" if config.gpus_per_worker else ""
+
+    def room(workers: int) -> int:
+        cores = has.get("CPU", 0) // (workers * config.cpus_per_worker)
+        return int(min(cores, has.get("GPU", 0) // workers) if config.gpus_per_worker else cores)
+
+    least = config.worker_counts()[0]
+    if not room(least) and cluster.single_machine():
+        needs = f"{least * config.cpus_per_worker} CPUs"
+        needs += f" and {least} GPUs" if config.gpus_per_worker else ""
         raise UserError(
-            f"workers={config.workers} of cpus_per_worker={config.cpus_per_worker} need {needs}, and this machine has "
+            f"workers={least} of cpus_per_worker={config.cpus_per_worker} need {needs}, and this machine has "
             f"{has.get('CPU', 0):.0f} CPUs and {has.get('GPU', 0):.0f} GPUs: ask for less of them"
         )
-    return max(1, room)  # a cluster may grow
+    return max(1, room(config.workers))  # a cluster may grow

@@ -4,9 +4,13 @@ Mixed precision is torch's autocast inside the model. DeepSpeed's own would cast
 bits, as deep as the images are, while averages, checkpoints and position bias want the weights in float32.
 """
 
+import contextlib
+import io
 import logging
 import os
+import shutil
 import warnings
+from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -21,12 +25,16 @@ from training.config import RunConfig, deepspeed_config
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 import deepspeed
 import deepspeed.ops
+from deepspeed.checkpoint import ds_to_universal
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its warnings: of skipped steps (worker.py says so, too)
 warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)
 if os.environ["DS_ACCELERATOR"] == "cpu":
     # Else a first start compiles a C++ helper (35 s, needs a compiler) that only inference's all-reduce would use.
     deepspeed.ops.__compatible_ops__ = {}
+
+TAG = "state"
+"""The folder of the engine's part of a checkpoint."""
 
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -57,8 +65,11 @@ class LossScale:
 class DeepSpeedEngine:
     """`step.Engine` on many processes. The process group is there already (Ray Train makes it)."""
 
-    def __init__(self, model: nn.Module, config: RunConfig) -> None:
-        """Raises UserError where the device does not compute in `config.precision`."""
+    def __init__(self, model: nn.Module, config: RunConfig, *, universal: bool = False) -> None:
+        """universal: it will load a checkpoint that `make_universal` has treated.
+
+        Raises UserError where the device does not compute in `config.precision`.
+        """
         device = next(model.parameters()).device
         if config.precision in _LOW_PRECISION:
             if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
@@ -69,8 +80,9 @@ class DeepSpeedEngine:
             model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         self._zero = config.zero
+        settings = deepspeed_config(config) | {"checkpoint": {"load_universal": universal}}
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, dist_init_required=False, config=deepspeed_config(config)
+            model=model, optimizer=optimizer, dist_init_required=False, config=settings
         )
         if self._zero:
             # In fp32 DeepSpeed would step on NaN gradients; with this it skips them, as it does in fp16.
@@ -148,12 +160,33 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         """Write this process's part of the weights and the optimizer's state below `folder`. Every process calls it."""
         scale = vars(self._scale) if self._scale else None
-        self._engine.save_checkpoint(str(folder), tag="state", client_state={"loss_scale": scale}, save_latest=False)
+        self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"loss_scale": scale}, save_latest=False)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote, all parts of it together in `folder`."""
-        loaded, state = self._engine.load_checkpoint(str(folder), tag="state")
+        loaded, state = self._engine.load_checkpoint(str(folder), tag=TAG)
         if loaded is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}")
         if self._scale:
             vars(self._scale).update(state["loss_scale"])
+
+
+def make_universal(folder: Path) -> None:
+    """Turn what all processes saved, together in `folder`, into what any number of them loads.
+
+    ZeRO's parts are of one number of processes. Made whole they are a universal checkpoint (arXiv 2406.18820).
+    """
+    parts = folder / f"{TAG}-parts"
+    (folder / TAG).rename(parts)
+    asked = Namespace(
+        input_folder=str(parts),
+        output_folder=str(folder / TAG),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,  # what Megatron alone would have put there
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(asked)
+    shutil.rmtree(parts)

@@ -44,7 +44,7 @@ def _trainer(job: Job, board: Any) -> TorchTrainer:
         train_loop_config={"job": job, "board": board},
         torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=config.workers,
+            num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
             use_gpu=bool(config.gpus_per_worker),
             resources_per_worker=resources,
             label_selector=cluster.not_for("pipelines"),
@@ -54,7 +54,7 @@ def _trainer(job: Job, board: Any) -> TorchTrainer:
             storage_path=f"{config.out.removeprefix('file://')}/ray",
             # From the process's start: Ray leaves all GPUs visible, and looks for one before our loop begins.
             worker_runtime_env={} if config.gpus_per_worker else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
-            failure_config=FailureConfig(max_failures=0, max_preemption_failures=-1),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=config.max_preemption_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

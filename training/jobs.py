@@ -3,8 +3,10 @@
 A run's folder (`out`, in any store):
 
     run.json                  the parent MLflow run
+    <task>/init.safetensors   where it starts from, if `init=` is given
     <task>/run.json           the settings, the pinned version, the MLflow run: what "the same command" goes on from
     <task>/checkpoints/…      see checkpoint.py
+    <task>/metrics/…          see journal.py
     <task>/weights.safetensors
     <task>/result.json        written last: the task is finished
 """
@@ -12,8 +14,10 @@ A run's folder (`out`, in any store):
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from kgt import registry
 from kgt.config import KGTConfig, preset
 from kgt.errors import UserError
 from pipelines import versions
@@ -22,7 +26,7 @@ from pipelines.storage import Malformed, Missing, Store, open_store, read_json
 from pipelines.versions import Manifest, ShardEntry
 from training.config import RunConfig
 from training.order import choose_streams
-from training.plan import DataPlan, Job, Shard
+from training.plan import INIT, DataPlan, Job, Shard
 
 
 def prepare(configs: Sequence[RunConfig]) -> list[Job]:
@@ -36,6 +40,8 @@ def commit(jobs: Sequence[Job]) -> None:
         store = open_store(job.plan.store)
         versions.pin(store, job.task, job.version, f"run-{job.config.name}")
         if read_record(job.config) is None:
+            if job.config.init:
+                open_store(job.config.out).put(f"{job.task}/{INIT}", _weights(job.config.init))
             write_record(job.config, {"settings": job.config.identity(), **_pinned(job)})
 
 
@@ -70,9 +76,13 @@ def _prepare(config: RunConfig) -> Job:
     record = read_record(config)
     if record is not None:
         _check_same(config, record["settings"])
+    elif config.init:
+        _weights(config.init)
     manifest = _manifest(store, config, record)
     shards = manifest.split("train")
     streams = choose_streams(len(shards), config.workers, record["streams"] if record else config.streams)
+    for count in config.worker_counts():
+        choose_streams(len(shards), count, streams)
     model = _model(config, manifest)
     settings = settings_of(config.task, manifest.recipe["settings"])
     crop = manifest.recipe["crop"]
@@ -133,6 +143,14 @@ def _model(config: RunConfig, manifest: Manifest) -> KGTConfig:
             )
     model = preset(config.model, config.task, scale)
     return model if config.topk == "random" else dataclasses.replace(model, topk=int(config.topk))
+
+
+def _weights(address: str) -> Path:
+    """The weights file that `init=` names. Raises UserError where there is none."""
+    path = registry.fetch(address) if registry.is_address(address) else Path(address).expanduser()
+    if not path.is_file():
+        raise UserError(f"init={address}: no such weights file")
+    return path
 
 
 def _check_same(config: RunConfig, settings: dict[str, Any]) -> None:

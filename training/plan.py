@@ -7,6 +7,9 @@ from kgt.config import KGTConfig
 from training.config import RunConfig
 from training.phases import Phase, phase_at, samples_before
 
+INIT = "init.safetensors"
+"""In the task's folder: the weights that `init=` named when the run began."""
+
 
 @dataclass(frozen=True)
 class Shard:

@@ -4,8 +4,9 @@
     python training/run.py task=denoise recipe=full workers=8 gpus_per_worker=1 precision=bf16
     python training/run.py task=[sr,jpeg] store=s3://bucket/shards out=s3://bucket/runs/first
 
-Stopped at any moment, the same command goes on from the last checkpoint. Exit code: 0, 1 where a task failed, 2 for a
-mistake in the command.
+Stopped at any moment, the same command goes on from the last checkpoint. Ctrl-C or SIGTERM writes one first; a second
+does not wait for it. Exit code: 0, 1 where a task failed, 2 for a mistake in the command, 130 or 143 where it was
+stopped by Ctrl-C or SIGTERM.
 """
 
 import logging
@@ -26,9 +27,13 @@ def main(argv: Sequence[str]) -> int:
     try:
         configs = read_configs(argv, __doc__)
         from training import controller, jobs, summary
+        from training.interruption import Interruption
 
-        outcomes = controller.run(jobs.prepare(configs))
+        interruption = Interruption()
+        outcomes = controller.run(jobs.prepare(configs), interruption)
         summary.show(configs[0], outcomes)
+        if any(outcome.stopped for outcome in outcomes):
+            return interruption.exit_code
         return 0 if all(outcome.result for outcome in outcomes) else 1
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -36,6 +36,8 @@ def _figures(outcome: Outcome) -> tuple[str, str, str, str]:
 
 
 def _ending(outcome: Outcome) -> str:
+    if outcome.stopped:
+        return "stopped: the same command goes on"
     if outcome.result is None:
         return f"failed: {outcome.reason}"
     return "finished before; name=… or out=… starts another" if outcome.kept else "registered as challenger"

@@ -161,22 +161,24 @@ def log_metrics(run: str, records: Iterable[Mapping[str, float]]) -> None:
 class MetricLog:
     """A run's metrics, sent in batches. A step that was logged before (a replay after a lost worker) is left out.
 
+    `last`: the highest step that it has. Every record has a `k`; its loss may not be finite, and then not be logged.
+
     While MLflow does not answer, records are kept and sent later; what is left at the end is lost, and said so.
     """
 
     def __init__(self, run: str, every: int) -> None:
         """every: steps between logged ones."""
         self._run, self._every = run, every
-        self._last = last_step(run, "loss")
+        self.last = last_step(run, "k")
         self._records: list[dict[str, float]] = []
         self._sent = time.monotonic()
 
     def add(self, record: Mapping[str, float]) -> None:
         """One step's figures and its `step`."""
-        if record["step"] <= self._last:
+        if record["step"] <= self.last:
             return
-        self._last = int(record["step"])
-        if self._last % self._every == 0:
+        self.last = int(record["step"])
+        if self.last % self._every == 0:
             self._records.append(dict(record))
         if time.monotonic() - self._sent > SEND_SECONDS:
             self._send()

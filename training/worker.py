@@ -5,6 +5,8 @@ import logging
 import math
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,20 @@ from kgt.errors import UserError
 from kgt.model import KGT
 from kgt.weights import save_weights
 from pipelines.storage import Store, open_store
-from training import checkpoint
+from training import checkpoint, journal
 from training.config import loss_terms
 from training.data import Batch, Prefetcher, batches
 from training.diagnosis import spoilt, spoilt_module
 from training.ema import Ema
-from training.engine import DeepSpeedEngine
+from training.engine import DeepSpeedEngine, make_universal
 from training.losses import weighted
 from training.order import consumed
-from training.plan import Job
+from training.plan import INIT, Job
 from training.profiling import StepProfiler
 from training.remote import NotFinite
 from training.schedule import learning_rate, neighbours
 from training.step import StepOutcome, train_step
+from training.warmstart import take_over
 
 REPORT_SECONDS = 1.0
 WEIGHTS = "weights.safetensors"
@@ -43,91 +46,127 @@ logger = logging.getLogger("training")
 def train(loop: dict[str, Any]) -> None:
     """Ray Train's loop: from the last committed checkpoint, or the start, to the last step and its weights in store.
 
-    loop: `job` and `board`, an actor with `push(task, records)`.
+    Asked to stop, it writes a checkpoint and returns before that. loop: `job`, and `board` (see `board.Board`).
     """
     job: Job = loop["job"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
+    job = dataclasses.replace(job, config=dataclasses.replace(job.config, workers=workers))
     torch.set_num_threads(job.config.cpus_per_worker)
-    state = _State(job, rank)
-    state.resume()
     reporter = _Reporter(job, loop["board"]) if rank == 0 else None
+    state = _State(job, rank, reporter)
     profiler = StepProfiler(job.config.profiled() if rank == 0 else range(0), state.store, f"{job.task}/profile")
+    stopping = False
     if state.step < job.config.steps:
         loader = Prefetcher(batches(job.plan, rank=rank, workers=workers, step=state.step))
         try:
-            while state.step < job.config.steps:
+            while state.step < job.config.steps and not stopping:
                 profiler.begin(state.step + 1)
                 _step(job, state, loader, reporter)
                 if trace := profiler.end(state.step):
                     reporter.say(f"trace of torch.profiler: {trace}")
-                if state.step % job.config.checkpoint_every == 0 or state.step == job.config.steps:
-                    if reporter:
-                        reporter.flush()  # a resumed run would not report these steps again
+                stopping = state.anywhere(reporter is not None and reporter.stopping)
+                if state.step % job.config.checkpoint_every == 0 or state.step == job.config.steps or stopping:
                     state.save()
         finally:
             loader.close()
-    state.save_weights()
-    if reporter:
-        reporter.flush()
+    if state.step == job.config.steps:
+        state.save_weights()
     dist.barrier()
 
 
-class _State:
-    """What a checkpoint holds: weights, optimizer, average, counters."""
+def check_same_run(found: checkpoint.Checkpoint, job: Job) -> None:
+    """See that the job can go on from it. Raises CheckpointError where model, data or batches are others."""
+    for what, own in identity(job, found.step).items():
+        if found.state.get(what) != own:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint of step {found.step} in {job.config.out}/{job.task} is of another run, as its {what} "
+                "says: give another out="
+            )
 
-    def __init__(self, job: Job, rank: int) -> None:
+
+def identity(job: Job, step: int) -> dict[str, Any]:
+    """What a checkpoint must share with the run that goes on from it, as JSON gives it back."""
+    given = consumed(job.plan.samples(step), job.plan.streams)
+    return {"model": job.model.to_dict(), "dataset digest": job.digest, "samples of each stream": given}
+
+
+class _State:
+    """What a checkpoint holds: weights, optimizer, average, counters. From the last committed one, where there is one.
+
+    reporter: rank 0's.
+    """
+
+    def __init__(self, job: Job, rank: int, reporter: "_Reporter | None") -> None:
         self.job = job
         self.rank = rank
+        self.reporter = reporter
         self.store: Store = open_store(job.config.out)
         self.device = ray.train.torch.get_device()
-        torch.manual_seed(job.config.seed)
-        model = KGT(job.model).to(self.device)
-        model.checkpoint_activations(job.config.activation_checkpointing)
-        self.engine = DeepSpeedEngine(model, job.config)
-        self.loss = weighted(loss_terms(job.config.loss))
-        self.ema = Ema(self.engine.weights(), job.config.ema)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # NCCL's collectives of objects use the current one
         self.step = 0
         self.skipped = 0
         self.skipped_in_row = 0
+        torch.manual_seed(job.config.seed)
+        model = KGT(job.model)
+        found = self._latest()
+        resized = found is not None and found.state["workers"] != dist.get_world_size()
+        if found is None and job.config.init:
+            self._warm_start(model)
+        universal = resized and job.config.zero > 0
+        model.checkpoint_activations(job.config.activation_checkpointing)
+        self.engine = DeepSpeedEngine(model.to(self.device), job.config, universal=universal)
+        self.loss = weighted(loss_terms(job.config.loss))
+        self.ema = Ema(self.engine.weights(), job.config.ema)
+        if found is not None:
+            self._resume(found, universal)
 
-    def resume(self) -> None:
-        """Go on from the last committed checkpoint, the same on every rank."""
+    def anywhere(self, wish: bool) -> bool:
+        """Whether any rank wishes it: the same answer on all of them, which all ask."""
+        return self.engine.mean(torch.tensor([float(wish)], device=self.device)).item() > 0
+
+    def _latest(self) -> checkpoint.Checkpoint | None:
+        """The last committed checkpoint, the same on every rank. Raises CheckpointError where it is another run's."""
         found = [checkpoint.latest(self.store, self.job.task) if self.rank == 0 else None]
         dist.broadcast_object_list(found)
         if found[0] is None:
-            return
-        state = found[0].state
-        if state["digest"] != self.job.digest:
-            raise checkpoint.CheckpointError(
-                f"step {found[0].step} was trained on manifest {state['digest']}, not the pinned one"
-            )
-        plan = self.job.plan
-        if state["consumed"] != consumed(plan.samples(found[0].step), plan.streams):
-            raise checkpoint.CheckpointError(f"step {found[0].step} was trained on other batches than this run's")
-        if self.job.config.zero and state["workers"] != dist.get_world_size():
-            raise UserError(
-                f"the checkpoint of step {found[0].step} was made by {state['workers']} workers, and with "
-                f"zero={self.job.config.zero} only as many can go on: use workers={state['workers']}"
-            )
-        with tempfile.TemporaryDirectory(prefix="kgt-resume-") as folder:
-            checkpoint.fetch(self.store, found[0], Path(folder))
-            self.engine.load(Path(folder))
-            average = safetensors.torch.load_file(Path(folder) / "ema.safetensors")
-            self.ema.load(self.engine.part(average), state["ema_updates"])
-        self.step, self.skipped, self.skipped_in_row = found[0].step, state["skipped"], state["skipped_in_row"]
+            return None
+        check_same_run(found[0], self.job)
+        return found[0]
+
+    def _resume(self, found: checkpoint.Checkpoint, universal: bool) -> None:
+        def fill(folder: Path) -> None:
+            checkpoint.fetch(self.store, found, folder)
+            if universal:
+                make_universal(folder)
+
+        with _on_this_machine(fill) as folder:
+            self.engine.load(folder)
+            average = safetensors.torch.load_file(folder / "ema.safetensors")
+            self.ema.load(self.engine.part(average), found.state["ema_updates"])
+        self.step = found.step
+        self.skipped, self.skipped_in_row = found.state["skipped"], found.state["skipped_in_row"]
+
+    def _warm_start(self, model: KGT) -> None:
+        def fill(folder: Path) -> None:
+            (folder / INIT).write_bytes(self.store.get(f"{self.job.task}/{INIT}"))
+
+        with _on_this_machine(fill) as folder:
+            taken = take_over(model, folder / INIT, self.job.config.init)
+        if self.reporter:
+            self.reporter.say(taken)
 
     def save(self) -> None:
         """Write a checkpoint, every rank its part, and remove old ones."""
-        config, plan = self.job.config, self.job.plan
-        state = {
-            "digest": self.job.digest,
+        state = identity(self.job, self.step) | {
             "workers": dist.get_world_size(),
-            "consumed": consumed(plan.samples(self.step), plan.streams),
             "ema_updates": self.ema.updates,
             "skipped": self.skipped,
             "skipped_in_row": self.skipped_in_row,
         }
+        if self.reporter:
+            self.reporter.keep(self.store)
         with tempfile.TemporaryDirectory(prefix="kgt-checkpoint-") as folder:
             self.engine.save(Path(folder))
             average = self.engine.whole(self.ema.shadow)
@@ -135,7 +174,7 @@ class _State:
                 safetensors.torch.save_file(average, Path(folder) / "ema.safetensors")
             checkpoint.save(self.store, self.job.task, self.step, Path(folder), state, rank=self.rank, gather=_gather)
         if self.rank == 0:
-            checkpoint.prune(self.store, self.job.task, config.keep)
+            checkpoint.prune(self.store, self.job.task, self.job.config.keep)
 
     def save_weights(self) -> None:
         """The averaged weights as the run's result. Every rank calls it; rank 0 writes."""
@@ -151,29 +190,38 @@ class _State:
 
 
 class _Reporter:
-    """Collects a record a step and sends them on about once a second."""
+    """Collects a record a step and sends them on about once a second. `stopping`: the answer was that the run stops."""
 
     def __init__(self, job: Job, board: Any) -> None:
+        self.stopping = False
         self._job = job
         self._board = board
         self._records: list[dict[str, float]] = []
+        self._unsent = 0
         self._sent = time.monotonic()
 
     def add(self, step: int, outcome: StepOutcome, **more: float) -> None:
         """One step's figures. PSNR is of the training batch, in dB."""
         psnr = -10 * math.log10(outcome.mse) if 0 < outcome.mse < math.inf else math.nan
         self._records.append({"step": step, "psnr": psnr, **dataclasses.asdict(outcome), **more})
+        self._unsent += 1
         if time.monotonic() - self._sent >= REPORT_SECONDS:
-            self.flush()
+            self._send()
+
+    def keep(self, store: Store) -> None:
+        """Send what there is; write all since the last checkpoint into the run's folder."""
+        self._send()
+        journal.write(store, self._job.task, self._records)
+        self._records = []
 
     def say(self, what: str) -> None:
-        """What else there is to say."""
+        """See Board."""
         ray.get(self._board.say.remote(self._job.task, what))
 
-    def flush(self) -> None:
-        """Send what there is, and see it arrive."""
-        ray.get(self._board.push.remote(self._job.task, self._records))
-        self._records, self._sent = [], time.monotonic()
+    def _send(self) -> None:
+        fresh = self._records[len(self._records) - self._unsent :]
+        self.stopping |= ray.get(self._board.push.remote(self._job.task, fresh))
+        self._unsent, self._sent = 0, time.monotonic()
 
 
 def _step(job: Job, state: _State, loader: Prefetcher, reporter: _Reporter | None) -> None:
@@ -248,3 +296,16 @@ def _gather(value: Any) -> list[Any] | None:
     parts: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(value, parts)
     return parts
+
+
+@contextmanager
+def _on_this_machine(fill: Callable[[Path], None]) -> Iterator[Path]:
+    """A folder that one worker of every machine has filled, for all workers of that machine. All of them enter."""
+    context = ray.train.get_context()
+    with tempfile.TemporaryDirectory(prefix="kgt-resume-") as own:
+        if first := context.get_local_rank() == 0:
+            fill(Path(own))
+        folders: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(folders, (context.get_node_rank(), own) if first else None)
+        yield Path(dict(filter(None, folders))[context.get_node_rank()])
+        dist.barrier()

@@ -2,6 +2,7 @@ import math
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,6 +167,33 @@ def test_sparse_is_deterministic_on_any_number_of_threads(threads: None) -> None
     for count in (2, 3, 2):
         torch.set_num_threads(count)
         assert all(torch.equal(one, other) for one, other in zip(alone, run(), strict=True))
+
+
+_TRAINED = """
+import os, sys
+os.environ["NUMBA_CACHE_DIR"] = sys.argv[1]
+import torch
+from kgt.config import preset
+from kgt.model import KGT
+torch.manual_seed(1)
+torch.set_num_threads(1)
+model = KGT(preset("kgt-tiny", "denoise"))
+optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
+for k in (384, 64, 192, 512, 256, 64, 384, 128):
+    loss = (model(torch.rand(2, 3, 32, 32), k) - 0.5).abs().mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(sum(weight.double().sum().item() for weight in model.parameters()).hex())
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compiled_anew_compute_what_those_from_the_disk_do(run_script: object, tmp_path: Path) -> None:
+    """To the last bit: a run goes on exactly on a machine that has compiled nothing yet."""
+    cold, warm = (run_script(_TRAINED, str(tmp_path / "cache")) for _ in range(2))
+    assert cold.returncode == 0, cold.stderr
+    assert cold.stdout == warm.stdout
 
 
 def test_sparse_may_be_called_from_several_threads_at_once(threads: None) -> None:

@@ -128,6 +128,12 @@ def test_a_fixed_k_may_be_said_to_be_fixed() -> None:
         (["task=sr", "topk=randon"], "topk=randon"),
         (["task=sr", "topk=2000"], "topk=2000"),
         (["task=sr", "batch_size=8", "workers=3"], "workers of 1, 2, 4, 8"),
+        (["task=sr", "workers=2", "min_workers=3"], "min_workers=3: workers=2 is the most"),
+        (
+            ["task=sr", "workers=4", "batch_size=8", "min_workers=2"],
+            "min_workers=2: 3 workers cannot share batch_size=8",
+        ),
+        (["task=sr", "max_preemption_failures=-2"], "max_preemption_failures=-2: -1 is the least"),
         (["task=sr", "redraw=true"], "redraw=true is for denoise"),
         (["task=demosaic", "patch=33"], "even patch"),
         (["task=sr", "zero=4"], "stages 0, 1, 2 and 3"),

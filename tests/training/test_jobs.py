@@ -55,6 +55,12 @@ def test_fewer_shards_than_workers(denoise_store: str, out: Path) -> None:
         prepare(denoise_store, out, "workers=8", "batch_size=8")
 
 
+def test_every_number_of_workers_must_share_the_streams(make_shards: object, out: Path) -> None:
+    store = make_shards("denoise", shards=8, samples=2)
+    with pytest.raises(UserError, match="workers=3 cannot share 8 streams evenly"):
+        prepare(store, out, "streams=8", "batch_size=24", "workers=4", "min_workers=2")
+
+
 def test_a_patch_larger_than_what_is_stored(make_shards: object, denoise_store: str, out: Path) -> None:
     with pytest.raises(UserError, match=r"patch=49.*48 pixels a side.*patch=48 at most"):
         prepare(denoise_store, out, "patch=49")

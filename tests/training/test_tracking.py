@@ -101,11 +101,11 @@ def test_replayed_steps_are_logged_once() -> None:
     run = tracking.start_run("run")
     log = MetricLog(run, every=1)
     for step in [1, 2, 3, 4, 3, 4, 5]:
-        log.add({"step": step, "loss": step / 3, "psnr": float("nan")})
+        log.add({"step": step, "k": 64, "loss": step / 3, "psnr": float("nan")})
     log.flush()
     again = MetricLog(run, every=1)
     for step in [4, 5, 6]:
-        again.add({"step": step, "loss": step / 3})
+        again.add({"step": step, "k": 64, "loss": step / 3})
     again.flush()
     history = mlflow.MlflowClient(tracking_uri()).get_metric_history(run, "loss")
     assert [(point.step, point.value) for point in history] == [(step, step / 3) for step in range(1, 7)]

@@ -1,0 +1,20 @@
+"""The first signal asks, the second ends."""
+
+import os
+import signal
+
+import pytest
+
+from training.interruption import Interruption
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, code: int) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with Interruption() as interruption:
+        assert interruption.signal is None
+        os.kill(os.getpid(), number)
+        assert (interruption.signal, interruption.exit_code) == (number, code)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before

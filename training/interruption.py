@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM: the first asks the run to stop at a checkpoint, the second ends it at once."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """Listens between entering and leaving, on the main thread. `signal`: the first that came; None before.
+
+    A second one raises KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: list[Any] = []
+
+    @property
+    def exit_code(self) -> int:
+        """What shells make of a process that ended by this signal: 130 or 143."""
+        return 128 + (self.signal or signal.SIGINT)
+
+    def __enter__(self) -> "Interruption":
+        self._before = [signal.signal(number, self._heard) for number in SIGNALS]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in zip(SIGNALS, self._before, strict=True):
+            signal.signal(number, before)
+
+    def _heard(self, number: int, _: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
