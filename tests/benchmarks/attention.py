@@ -5,8 +5,9 @@
 
 A row is one implementation on one graph. `ours` marks what the dispatcher picks; the last columns say how many times
 longer the row takes than that, below 1 where we lose. k is that of windows of 1024 nodes; smaller and larger ones keep
-the same share, as in the model. Rows of a graph are timed in turns; calls that take seconds are timed once. The graph
-is timed apart, in a table of its own, for it is made once for the layers of a stage.
+the same share, as in the model. Rows of a graph are timed in turns; calls that take seconds are timed once. `notes` say
+which version of a peer was the faster and thus counts, by which backend, and why a row is empty. The graph is timed
+apart, in a table of its own, for it is made once for the layers of a stage. The JSON is written after every graph.
 """
 
 import itertools
@@ -27,12 +28,15 @@ from kgt.errors import UserError
 from kgt.graph import KeyGraph, key_graph
 from kgt.ordering import bisection_order
 from kgt.tiles import TILE
+from tests.benchmarks.compiling import forbid_falling_back
 from tests.benchmarks.dispatch import sweep
 from tests.benchmarks.features import KINDS, SUBJECTS, Features, features, trained
 from tests.benchmarks.goals import PASSES, attention_goals
-from tests.benchmarks.harness import Timing, arguments, finish_of, interleave, measure, print_table, report, start
-from tests.benchmarks.memory import peak_memory
-from tests.benchmarks.peers import Peer, Problem, both, forward, implementations, peers, problem
+from tests.benchmarks.harness import Timing, arguments, finish_of, measure, print_table, report, start, store
+from tests.benchmarks.peers import Peer, Problem, detached, implementations, passes, peers, problem
+from tests.benchmarks.trials import Trial, trials
+
+_BACKWARD = PASSES[1]
 
 LAYERS = 6
 """Layers of a kgt-s stage, which share its graph."""
@@ -59,13 +63,16 @@ def main() -> None:
     if given.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; take --device cpu")
     torch.set_num_threads(given.threads)
+    forbid_falling_back()
     device, dtype = torch.device(given.device), getattr(torch, given.dtype)
     nodes = given.nodes or (65536 if given.device == "cuda" else 2048)
+    models = {name: trained(name, given.steps)[1] for name in SUBJECTS if any(name in kind for kind in given.features)}
     rows: list[dict[str, Any]] = []
     graphs: list[dict[str, Any]] = []
+    more: dict[str, Any] = {"threads": given.threads, "dtype": given.dtype, "nodes": nodes, "models": models}
+    title = f"attention, {given.device}, {given.dtype}, {nodes} nodes, {given.threads} threads"
+    how: dict[str, Any] = {"path": given.json, "packages": ("torch", "numba", "numpy"), "device": given.device}
     for side, kind in itertools.product(given.sides, given.features):
-        if kind == given.features[0]:
-            torch.compiler.reset()  # it keeps only so many shapes of FlexAttention
         found = features(kind, side, max(1, nodes // side**2), steps=given.steps)
         for k in given.k:
             about = {"features": kind, "N": side * side, "k": k}
@@ -75,10 +82,8 @@ def main() -> None:
             measured = _rows(todo, contenders, given.runs)
             rows += [about | row for row in measured]
             graphs.append(about | taken | _amortised(taken["graph"], next(row for row in measured if row["ours"])))
+            store(title, rows, more=more | {"graphs": graphs}, **how)
 
-    models = {name: trained(name, given.steps)[1] for name in SUBJECTS if any(name in kind for kind in given.features)}
-    more: dict[str, Any] = {"threads": given.threads, "dtype": given.dtype, "nodes": nodes, "models": models}
-    title = f"attention, {given.device}, {given.dtype}, {nodes} nodes, {given.threads} threads"
     tables = {
         "graphs": ("graphs: construction, and its share of each of the 6 layers that use it", graphs),
         "losses": ("where the dispatcher's choice loses", [row for row in rows if _loses(row)]),
@@ -87,13 +92,7 @@ def main() -> None:
         swept = sweep(device, dtype, runs=3 * given.runs)
         tables["dispatcher"] = ("implementations by the size of the window and the width of the head", swept)
         tables["goals"] = ("goals", attention_goals(rows, swept, given.device))
-    report(
-        title,
-        rows,
-        path=given.json,
-        packages=("torch", "numba", "numpy"),
-        more=more | {name: table for name, (_, table) in tables.items()},
-    )
+    report(title, rows, more=more | {name: table for name, (_, table) in tables.items()}, **how)
     print("models of the features:", models or "none")
     for heading, table in tables.values():
         print_table(heading, table)
@@ -124,21 +123,37 @@ def _union(nodes: Tensor, graph: KeyGraph) -> float:
 def _amortised(graph: Timing, ours: Mapping[str, Any]) -> dict[str, float]:
     """The graph's part of a layer, in milliseconds, and as a multiple of the attention that uses it."""
     part = graph.median / LAYERS
-    return {"a layer, ms": 1e3 * part} | {f"/ {name}": part / ours[name].median for name in PASSES}
+    return {"a layer, ms": 1e3 * part} | {f"/ {name}": part / ours[name].median for name in PASSES if ours[name]}
 
 
 def _rows(todo: Problem, contenders: Sequence[Peer], runs: int) -> list[dict[str, Any]]:
-    """A row for each of the contenders; empty where one cannot do a pass, or would need too much memory."""
-    fitting = [peer for peer in contenders if peer.name != "gather" or _gathered(todo) <= _most_memory(todo.device)]
+    """A row for each of the contenders, versions of one together; empty where it cannot do a pass, or fails."""
     rows = {peer.name: {"implementation": peer.name, "ours": peer.name == todo.ours(), **_EMPTY} for peer in contenders}
-    for name, make in zip(PASSES, (forward, both), strict=True):
-        calls = {peer.name: make(peer, todo) for peer in fitting if peer.trains or make is forward}
-        taken = interleave(calls, runs=runs, patience=_PATIENCE, finish=finish_of(todo.device))
-        for peer, seconds in taken.items():
-            rows[peer][name] = seconds
-            rows[peer][f"MiB {name}"] = peak_memory(calls[peer], todo.device) / 2**20
-            rows[peer][f"× {name}"] = seconds.median / taken[todo.ours()].median
-    return list(rows.values())
+    notes: dict[str, list[str]] = {name: [] for name in rows}
+    fitting = []
+    for peer in contenders:
+        if peer.name == "gather" and _gathered(todo) > _most_memory(todo.device):
+            notes[peer.name].append(f"left out: it would take {_gathered(todo) / 2**30:.1f} GiB")
+        else:
+            fitting.append(peer)
+    for name, make in passes(todo).items():
+        able = {(peer.name, peer.version): peer for peer in fitting if peer.trains or name != _BACKWARD}
+        tried = trials({key: make(peer) for key, peer in able.items()}, todo.device, runs=runs, patience=_PATIENCE)
+        best: dict[str, tuple[Peer, Trial]] = {}
+        for key, trial in tried.items():
+            peer = able[key]
+            if not trial.seconds:
+                notes[peer.name].append(f"{' '.join(filter(None, (name, peer.version)))} failed: {trial.failure}")
+            elif peer.name not in best or trial.seconds.median < best[peer.name][1].seconds.median:
+                best[peer.name] = peer, trial
+        for peer, trial in best.values():
+            row = rows[peer.name]
+            row |= {name: trial.seconds, f"MiB {name}": trial.memory / 2**20}
+            if todo.ours() in best:
+                row[f"× {name}"] = trial.seconds.median / best[todo.ours()][1].seconds.median
+            described = peer.described(peer.leaves if name == _BACKWARD else detached(peer))
+            notes[peer.name] += [f"{name}: {described}"] if described else []
+    return [row | {"notes": "; ".join(notes[name])} for name, row in rows.items()]
 
 
 _EMPTY = {f"{column}{name}": None for column in ("", "MiB ", "× ") for name in PASSES}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kgt.config import KGTConfig
@@ -20,7 +21,7 @@ from kgt.errors import UserError
 from kgt.graph import draw_topk
 from kgt.home import home
 from kgt.imaging import list_images, psnr, read_image, to_rgb
-from kgt.layers import Stage
+from kgt.layers import VECTOR, Stage
 from kgt.model import KGT
 from kgt.weights import load_weights, save_weights
 from kgt.windows import Windows
@@ -110,10 +111,11 @@ def features(kind: str, side: int, windows: int, *, steps: int) -> Features:
 
 
 def random_features(side: int, windows: int, *, heads: int, width: int) -> Features:
-    """Independent normal numbers: graphs without any structure."""
+    """Independent normal numbers: graphs without any structure. Heads of `width` channels, padded as the model does."""
     generator = torch.Generator().manual_seed(0)
-    nodes, q, k, v = (torch.randn(windows, side * side, heads * width, generator=generator) for _ in range(4))
-    q, k, v = (x.unflatten(2, (heads, width)).transpose(1, 2) for x in (q, k, v))
+    nodes = torch.randn(windows, side * side, heads * width, generator=generator)
+    packed = torch.randn(windows, side * side, 3, heads, width, generator=generator)
+    q, k, v = F.pad(packed, (0, -width % VECTOR)).transpose(1, 3).unbind(2)
     bias = torch.randn(heads, 2 * side - 1, 2 * side - 1, generator=generator)
     return Features(nodes, q, k, v, torch.full((heads,), math.log(10.0)), bias)
 

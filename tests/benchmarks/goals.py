@@ -22,7 +22,7 @@ _MEMORY_CUDA = 20.0
 """Times less memory than masked dense attention: forward + backward, N = 4096."""
 
 _DISPATCHER = 0.95
-"""The fastest implementation's time over that of the dispatcher's choice."""
+"""The fastest implementation's time over that of the dispatcher's choice, on the CPU."""
 
 
 def attention_goals(rows: Sequence[Row], dispatcher: Sequence[Row], device: str) -> list[Row]:
@@ -31,8 +31,8 @@ def attention_goals(rows: Sequence[Row], dispatcher: Sequence[Row], device: str)
     rows: of `attention.py`; those of random features count for the dispatcher alone. dispatcher: of `dispatch.sweep`.
     """
     real = [row for row in rows if row["features"] != "random"]
-    found = _cpu(real) if device == "cpu" else _cuda(real)
-    return [goal for goal in (*found, *_dispatcher(rows, dispatcher)) if goal]
+    found = (*_cpu(real), *_dispatcher(rows, dispatcher)) if device == "cpu" else _cuda(real)
+    return [goal for goal in found if goal]
 
 
 def _cpu(rows: Sequence[Row]) -> Iterator[Row | None]:
@@ -50,18 +50,20 @@ def _cuda(rows: Sequence[Row]) -> Iterator[Row | None]:
         yield _goal(f"N = 1024, k = {k}: best peer / ours, {_BOTH}", _column(at, f"× {_BOTH}"), least)
     clean = [row for row in rows if row["features"].endswith("clean")]
     for k, least in _UNMASKED_CUDA.items():
-        ours = {row["features"]: row["fwd"].median for row in _at(clean, 1024, k) if row["ours"]}
+        ours = {row["features"]: row["fwd"].median for row in _at(clean, 1024, k) if row["ours"] and row["fwd"]}
         unmasked = [
             row
             for row in clean
-            if row["N"] == 1024 and row["implementation"].startswith("SDPA unmasked") and row["features"] in ours
+            if row["N"] == 1024 and row["implementation"].startswith("SDPA unmasked")
+            if row["fwd"] and row["features"] in ours
         ]
         ratios = [(row["fwd"].median / ours[row["features"]], row["implementation"]) for row in unmasked]
         yield _goal(f"N = 1024, k = {k}: unmasked SDPA / ours, fwd", ratios, least)
     memory = f"MiB {_BOTH}"
-    ours = {(row["features"], row["k"]): row[memory] for row in rows if row["ours"]}
-    dense = [row for row in rows if row["N"] == 4096 and row["implementation"] == "dense"]
-    ratios = [(row[memory] / ours[row["features"], row["k"]], _where(row)) for row in dense if row[memory]]
+    large = [row for row in rows if row["N"] == 4096 and row[memory]]
+    ours = {(row["features"], row["k"]): row[memory] for row in large if row["ours"]}
+    dense = [row for row in large if row["implementation"] == "dense" and (row["features"], row["k"]) in ours]
+    ratios = [(row[memory] / ours[row["features"], row["k"]], _where(row)) for row in dense]
     yield _goal(f"N = 4096: memory of masked dense / ours, {_BOTH}", ratios, _MEMORY_CUDA)
 
 

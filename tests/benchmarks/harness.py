@@ -59,12 +59,12 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time several calls in turns, so that a drift of the machine hits all alike; the first turn is a warm-up.
 
-    A call that takes longer than `patience` seconds in the warm-up is timed once more only.
+    A call that takes longer than `patience` seconds after the warm-up, in which it may be compiled, is timed once.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(1 + runs):
         for name, call in calls.items():
-            if turn > 1 and seconds[name][0] > patience:
+            if turn > 1 and seconds[name][1] > patience:
                 continue
             start = time.perf_counter()
             call()
@@ -105,17 +105,16 @@ def start(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
-def environment(*packages: str) -> dict[str, Any]:
-    """Where and with what the figures were taken."""
+def environment(*packages: str, device: str = "cpu") -> dict[str, Any]:
+    """Where and with what the figures were taken. device: PyTorch's, on which."""
     cpu = next(
         (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine()
     )
     found = {"device": f"{cpu}, {len(os.sched_getaffinity(0))} cores", "date": datetime.date.today().isoformat()}
-    if "torch" in packages:
+    if device == "cuda":
         import torch
 
-        if torch.cuda.is_available():
-            found["device"] = torch.cuda.get_device_name()
+        found["device"] = torch.cuda.get_device_name()
     found["command"] = " ".join([Path(sys.executable).name, *sys.argv])
     found["versions"] = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages}
     return found
@@ -128,14 +127,28 @@ def report(
     path: Path | None,
     packages: Sequence[str],
     more: Mapping[str, Any] | None = None,
+    device: str = "cpu",
 ) -> None:
-    """Print the rows (a Timing as median [p20-p80] in ms) and write them as JSON where `path` is given.
+    """Print the rows (a Timing as median [p20-p80] in ms) and store them."""
+    print_table(f"{title}\n{environment(*packages, device=device)['device']}", rows)
+    store(title, rows, path=path, packages=packages, more=more, device=device)
 
-    more: what else the JSON holds, by name; tables among it are rows like those.
+
+def store(
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    *,
+    path: Path | None,
+    packages: Sequence[str],
+    more: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> None:
+    """Write the rows as JSON where `path` is given. A long benchmark does so whenever it has more of them.
+
+    more: what else the JSON holds, by name; tables among it are rows like those. device: see `environment`.
     """
-    where = environment(*packages)
-    print_table(f"{title}\n{where['device']}", rows)
     if path:
+        where = environment(*packages, device=device)
         path.parent.mkdir(parents=True, exist_ok=True)
         found = {"title": title, **where, **(more or {}), "rows": rows}
         path.write_text(json.dumps(found, indent=1, default=asdict) + "\n")

@@ -5,8 +5,9 @@
 
 A row is a model at one k on one square input, eager or compiled, in inference or in one of the project's training
 steps (ours also with checkpointed activations), alone in its batch. Rows of an input and a pass are timed in turns.
-`× k=…` is the row's time over that of ours at that k, in the same mode. A second table says what an eager model's time
-is spent on. Weights are untrained; inputs are crops of a photograph.
+`× k=…` is the row's time over that of ours at that k, in the same mode. A compiled model is compiled whole; `notes` say
+where one could not be, and why a row is empty. A second table says what an eager model's time is spent on. Weights are
+untrained; inputs are crops of a photograph. The JSON is written after every input.
 """
 
 import os
@@ -27,10 +28,11 @@ from kgt.errors import UserError
 from kgt.imaging import read_image, to_rgb
 from kgt.model import KGT
 from pipelines.sample import sample_photographs
-from tests.benchmarks.harness import Timing, arguments, finish_of, interleave, print_table, report, start
-from tests.benchmarks.memory import peak_memory
+from tests.benchmarks.compiling import COMPILER_ERRORS, compiled, forbid_falling_back, in_words
+from tests.benchmarks.harness import arguments, print_table, report, start, store
 from tests.benchmarks.restorers import restorers
 from tests.benchmarks.spending import spending
+from tests.benchmarks.trials import trials
 from training.augment import planes
 from training.losses import charbonnier
 from training.step import TorchEngine, train_step
@@ -71,9 +73,14 @@ def main() -> None:
     if given.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; take --device cpu")
     torch.set_num_threads(given.threads)
+    forbid_falling_back()
     device, dtype = torch.device(given.device), getattr(torch, given.dtype)
     rows: list[dict[str, Any]] = []
     spent: list[dict[str, Any]] = []
+    more = {"threads": given.threads, "dtype": given.dtype, "spent": spent}
+    title = f"models, {given.device}, {given.dtype}, {given.threads} threads"
+    how: dict[str, Any] = {"path": given.json, "packages": ("torch", "numba", "numpy"), "more": more}
+    how["device"] = given.device
     for name in given.models:
         task = "denoise" if name == "kgt-u" else "sr"
         scale = 4 if task == "sr" else 1
@@ -83,48 +90,76 @@ def main() -> None:
         for size in given.sizes:
             degraded, clean = _pair(size, scale, device)
             for which in given.passes:
-                torch.compiler.reset()  # else it would make one code for all sizes, and keep only so many
+                torch.compiler.reset()  # frees what is compiled for other inputs
                 about = {"input": f"{size}×{size}", "pass": which}
                 calls = {
-                    (key, k, mode): _call(which, model, mode, degraded, clean, k)
+                    (key, k, mode): noted_call(which, model, mode, degraded, clean, k)
                     for key, model in models.items()
                     for k in (given.k if key == name else given.k[:1])
                     for mode in given.modes
                     if mode != "checkpointed" or (key == name and which == "training step")
                 }
-                rows += _rows(about, name, models, calls, given)
-                for k in given.k if "eager" in given.modes else ():
-                    shares = spending(calls[name, k, "eager"], device)
-                    spent.append({"model": name, "k": k, **about, **shares})
+                measured = _rows(about, name, models, calls, given)
+                rows += measured
+                for row in measured:
+                    if (row["model"], row["mode"]) == (name, "eager") and row["time"]:
+                        shares = spending(calls[name, row["k"], "eager"][0], device)
+                        spent.append({"model": name, "k": row["k"], **about, **shares})
+            store(title, rows, **how)
     print_table("what an eager model's time is spent on, in shares", spent)
-    more = {"threads": given.threads, "dtype": given.dtype, "spent": spent}
-    title = f"models, {given.device}, {given.dtype}, {given.threads} threads"
-    report(title, rows, path=given.json, packages=("torch", "numba", "numpy"), more=more)
+    report(title, rows, **how)
 
 
 def _rows(
     about: Mapping[str, Any],
     ours: str,
     models: Mapping[str, nn.Module],
-    calls: Mapping[tuple[str, int, str], Callable[[], object]],
+    calls: Mapping[tuple[str, int, str], tuple[Callable[[], object], str]],
     given: Any,
 ) -> list[dict[str, Any]]:
-    """A row for each of the calls, which are named by model, k and mode."""
-    taken: dict[tuple[str, int, str], Timing] = interleave(
-        calls, runs=given.runs, patience=_PATIENCE, finish=finish_of(given.device)
-    )
+    """A row for each of the calls, which are named by model, k and mode, and come with a note."""
+    bare = {name: call for name, (call, _) in calls.items()}
+    tried = trials(bare, given.device, runs=given.runs, patience=_PATIENCE)
     rows = []
-    for (key, k, mode), seconds in taken.items():
+    for (key, k, mode), trial in tried.items():
         millions = sum(weight.numel() for weight in models[key].parameters()) / 1e6
         row = {"model": key, "params, M": millions, "k": k if key == ours else None, **about, "mode": mode}
-        row |= {"time": seconds, "MiB": peak_memory(calls[key, k, mode], given.device) / 2**20}
-        row |= {f"× k={other}": seconds.median / taken[ours, other, mode].median for other in given.k}
-        rows.append(row)
+        row |= {"time": trial.seconds, "MiB": None if trial.memory is None else trial.memory / 2**20}
+        for other in given.k:
+            base = tried[ours, other, mode].seconds
+            row[f"× k={other}"] = trial.seconds.median / base.median if trial.seconds and base else None
+        failed = f"failed: {trial.failure}" if trial.failure else ""
+        rows.append(row | {"notes": "; ".join(filter(None, (calls[key, k, mode][1], failed)))})
     return rows
 
 
-def _call(which: str, model: Autocast, mode: str, degraded: Tensor, clean: Tensor, k: int) -> Callable[[], object]:
-    run = torch.compile(model) if mode == "compiled" else model
+def noted_call(
+    which: str, model: Autocast, mode: str, degraded: Tensor, clean: Tensor, k: int
+) -> tuple[Callable[[], object], str]:
+    """The call, and a note where a model is compiled in pieces because it cannot be compiled whole."""
+    if mode != "compiled":
+        return _call(which, model, model, mode == "checkpointed", degraded, clean, k), ""
+    call = _call(which, model, compiled(model), False, degraded, clean, k)
+    try:
+        call()
+    except torch.OutOfMemoryError:
+        pass  # as it will when it is timed, where that is noted
+    except COMPILER_ERRORS as error:
+        pieces = compiled(model, whole=False)
+        return _call(which, model, pieces, False, degraded, clean, k), f"in pieces: {in_words(error)}"
+    return call, ""
+
+
+def _call(
+    which: str,
+    model: Autocast,
+    run: Callable[[Tensor, int], Tensor],
+    checkpointed: bool,
+    degraded: Tensor,
+    clean: Tensor,
+    k: int,
+) -> Callable[[], object]:
+    """`run` is the model or its compiled form."""
     if which == "inference":
 
         def infer() -> None:
@@ -138,7 +173,7 @@ def _call(which: str, model: Autocast, mode: str, degraded: Tensor, clean: Tenso
     def step() -> None:
         model.train()
         if isinstance(model.restorer, KGT):
-            model.restorer.checkpoint_activations(mode == "checkpointed")
+            model.restorer.checkpoint_activations(checkpointed)
         train_step(engine, degraded, clean, k=k, rate=1e-6, loss=charbonnier)
 
     return step

@@ -1,12 +1,15 @@
 """Other ways to compute attention, under the conditions of ours: cosine attention of the same q, k, v and scale.
 
 What the graph alone decides (the N × N mask, the block mask) is made before the clock starts, as our graph is; what a
-layer owns (the scaled unit vectors, the bias at every pair of nodes) is made inside.
+layer owns (the scaled unit vectors, the bias at every pair of nodes) is made inside. Attention to all nodes without
+bias is no cosine attention: its scaled unit vectors are made before, too.
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +21,9 @@ from kgt.attention import choose, forced, key_graph_attention
 from kgt.attention.operator import MAX_LOGIT_SCALE
 from kgt.attention.scores import node_offsets, relative_index, unit
 from kgt.graph import KeyGraph
+from tests.benchmarks.compiling import compiled
 from tests.benchmarks.features import Features
+from tests.benchmarks.goals import PASSES
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,22 @@ class Problem:
 class Peer:
     """An implementation. same: whether it computes what ours does, with bias and graph, or attends to all nodes.
 
-    attend: the output (W, h, N, d) of the leaves. trains: whether it has a backward pass here.
+    attend: the output (W, h, N, d) of the leaves, those of the problem where it computes the same. trains: whether it
+    has a backward pass here. version: what tells apart those of one name, the fastest of which counts. backend: that of
+    scaled_dot_product_attention which such leaves take, in words.
     """
 
     name: str
     attend: Callable[..., Tensor]
+    leaves: tuple[Tensor, ...]
     same: bool = True
     trains: bool = True
+    version: str = ""
+    backend: Callable[..., str] | None = None
+
+    def described(self, leaves: Sequence[Tensor]) -> str:
+        """Its version and backend."""
+        return ", ".join(filter(None, (self.version, self.backend(*leaves) if self.backend else "")))
 
 
 def problem(found: Features, graph: KeyGraph, device: torch.device, dtype: torch.dtype) -> Problem:
@@ -62,9 +76,9 @@ def problem(found: Features, graph: KeyGraph, device: torch.device, dtype: torch
     return Problem(tuple(x.detach().requires_grad_() for x in tensors), graph, grad.to(device, dtype).transpose(1, 2))
 
 
-def forward(peer: Peer, given: Problem) -> Callable[[], object]:
+def forward(peer: Peer) -> Callable[[], object]:
     """A call that runs it without gradients."""
-    arguments = [x.detach() for x in given.leaves]  # FlexAttention looks at requires_grad even where none are recorded
+    arguments = detached(peer)
 
     def run() -> None:
         with torch.no_grad():
@@ -73,16 +87,25 @@ def forward(peer: Peer, given: Problem) -> Callable[[], object]:
     return run
 
 
-def both(peer: Peer, given: Problem) -> Callable[[], object]:
-    """A call that runs it and the gradients of all leaves that it depends on."""
-    wanted = given.leaves if peer.same else given.leaves[:4]
-    return lambda: torch.autograd.grad(peer.attend(*given.leaves), wanted, given.grad)
+def both(peer: Peer, grad: Tensor) -> Callable[[], object]:
+    """A call that runs it and the gradients of all its leaves, `grad` being that of the output."""
+    return lambda: torch.autograd.grad(peer.attend(*peer.leaves), peer.leaves, grad)
+
+
+def passes(given: Problem) -> dict[str, Callable[[Peer], Callable[[], object]]]:
+    """What makes a peer's call, by `PASSES`."""
+    return dict(zip(PASSES, (forward, lambda peer: both(peer, given.grad)), strict=True))
+
+
+def detached(peer: Peer) -> list[Tensor]:
+    """Its leaves, without gradients: FlexAttention looks at requires_grad even where none are recorded."""
+    return [x.detach() for x in peer.leaves]
 
 
 def implementations(given: Problem) -> list[Peer]:
     """Ours, each forced."""
     names = ("dense", "gather", "triton") if given.device.type == "cuda" else ("dense", "gather", "sparse")
-    return [Peer(name, functools.partial(_forced, name, given.graph)) for name in names]
+    return [Peer(name, functools.partial(_forced, name, given.graph), given.leaves) for name in names]
 
 
 def peers(given: Problem) -> list[Peer]:
@@ -93,31 +116,49 @@ def peers(given: Problem) -> list[Peer]:
 def _masked(given: Problem) -> Iterator[Peer]:
     mask, bias = given.graph.mask(), given.leaves[4]
     relative = relative_index(bias.shape, given.device).flatten()
-    yield Peer("SDPA masked", functools.partial(_sdpa_masked, mask, relative))
+    backend = functools.partial(_backend_masked, mask, relative)
+    for version, attend in {"eager": _sdpa_masked, "compiled": _compiled_masked()}.items():
+        attend = functools.partial(attend, mask, relative)
+        yield Peer("SDPA masked", attend, given.leaves, version=version, backend=backend)
     blocks = create_block_mask(lambda b, h, i, j: mask[b, i, j], len(mask), None, *mask.shape[1:], device=given.device)
     offsets = node_offsets(bias.shape, given.device)
     flex = functools.partial(_compiled_flex(), blocks=blocks, offsets=offsets, last=int(offsets[-1]))
-    yield Peer("FlexAttention", flex, trains=given.device.type == "cuda")  # on the CPU it has no backward
+    # On the CPU it has no backward.
+    yield Peer("FlexAttention", flex, given.leaves, trains=given.device.type == "cuda")
 
 
 def _unmasked(given: Problem) -> Iterator[Peer]:
-    """By every backend that runs here."""
-    small = replace(given, leaves=tuple(x[:1] if x.ndim == 4 else x for x in given.leaves), grad=given.grad[:1])
+    """By every backend that runs here; says which do not, and why."""
+    q, k, v, logit_scale, _ = (x.detach() for x in given.leaves)
+    leaves = tuple(x.requires_grad_() for x in (*_cosine(q, k, logit_scale), v))
+    small = tuple(x[:1].detach().requires_grad_() for x in leaves)
     for backend in (
         SDPBackend.FLASH_ATTENTION,
         SDPBackend.EFFICIENT_ATTENTION,
         SDPBackend.CUDNN_ATTENTION,
         SDPBackend.MATH,
     ):
-        kind = backend.name.removesuffix("_ATTENTION").lower()
-        peer = Peer(f"SDPA unmasked, {kind}", functools.partial(_sdpa_unmasked, backend), same=False)
-        try:
-            both(peer, small)()
-        except RuntimeError as error:
-            if "No available kernel" not in str(error) and "No viable backend" not in str(error):
-                raise
-            continue
-        yield peer
+        name, attend = f"SDPA unmasked, {_short(backend)}", functools.partial(_sdpa_unmasked, backend)
+        with warnings.catch_warnings(record=True) as reasons:
+            warnings.simplefilter("always")
+            try:
+                both(Peer(name, attend, small), given.grad[:1])()
+            except RuntimeError as error:
+                if "No available kernel" not in str(error) and "No viable backend" not in str(error):
+                    raise
+                lines = [str(reason.message).splitlines()[0] for reason in reasons] or [str(error).splitlines()[0]]
+                _say_once(f"without {name}: {' '.join(dict.fromkeys(lines))}")
+                continue
+        yield Peer(name, attend, leaves, same=False)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _short(backend: SDPBackend) -> str:
+    return backend.name.removesuffix("_ATTENTION").lower()
 
 
 def _forced(name: str, graph: KeyGraph, q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor, bias: Tensor) -> Tensor:
@@ -131,18 +172,31 @@ def _cosine(q: Tensor, k: Tensor, logit_scale: Tensor) -> tuple[Tensor, Tensor]:
     return (unit(q.float()) * scale).to(q.dtype), unit(k.float()).to(k.dtype)
 
 
-def _sdpa_unmasked(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor, bias: Tensor) -> Tensor:
+def _sdpa_unmasked(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with sdpa_kernel(backend):
-        return F.scaled_dot_product_attention(*_cosine(q, k, logit_scale), v, scale=1.0)
+        return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
 def _sdpa_masked(
     mask: Tensor, relative: Tensor, q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor, bias: Tensor
 ) -> Tensor:
-    # index_select: its backward is five times faster than that of indexing by a matrix.
-    added = bias.flatten(1).index_select(1, relative).view(1, -1, *mask.shape[1:])
-    added = added.masked_fill(~mask[:, None], -torch.inf).to(q.dtype)
+    added = _added(mask, relative, bias).to(q.dtype)
     return F.scaled_dot_product_attention(*_cosine(q, k, logit_scale), v, added, scale=1.0)
+
+
+def _backend_masked(
+    mask: Tensor, relative: Tensor, q: Tensor, k: Tensor, v: Tensor, logit_scale: Tensor, bias: Tensor
+) -> str:
+    added = _added(mask, relative, bias).to(q.dtype)
+    # PyTorch has no public way to ask; this is what its dispatcher calls, compiled or not.
+    return _short(SDPBackend(torch._fused_sdp_choice(*_cosine(q, k, logit_scale), v, added, scale=1.0)))
+
+
+def _added(mask: Tensor, relative: Tensor, bias: Tensor) -> Tensor:
+    """(W, h, N, N): the bias of neighbours, -inf elsewhere."""
+    # index_select: its backward is five times faster than that of indexing by a matrix.
+    pairs = bias.flatten(1).index_select(1, relative).view(1, -1, *mask.shape[1:])
+    return pairs.masked_fill(~mask[:, None], -torch.inf)
 
 
 def _flex(
@@ -160,5 +214,9 @@ def _flex(
 
 @functools.cache
 def _compiled_flex() -> Callable[..., Tensor]:
-    """For each shape anew; an error, not the slow uncompiled path, where these are more than the compiler keeps."""
-    return torch.compile(_flex, dynamic=False, fullgraph=True)
+    return compiled(_flex)
+
+
+@functools.cache
+def _compiled_masked() -> Callable[..., Tensor]:
+    return compiled(_sdpa_masked)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 _KINDS = {
@@ -20,8 +21,8 @@ _KINDS = {
 def spending(call: Callable[[], object], device: torch.device) -> dict[str, float]:
     """The share of each kind in one call, after a warm-up; the rest is `other`: Python and autograd's own work.
 
-    An operator's time is its own, without those that it calls. Products of batches of matrices are the graph's
-    similarities and dense attention.
+    An operator's time is its own, without those that it calls; on a GPU that of the kernels it launches.
+    Products of batches of matrices are the graph's similarities and dense attention.
     """
     call()
     gpu = device.type == "cuda"
@@ -31,6 +32,8 @@ def spending(call: Callable[[], object], device: torch.device) -> dict[str, floa
             torch.cuda.synchronize()
     spent: Counter[str] = Counter()
     for event in profiler.key_averages():
+        if event.device_type != DeviceType.CPU:
+            continue  # a kernel, whose time is listed with its operator's too
         kind = next((kind for kind, names in _KINDS.items() if event.key.startswith(names)), "other")
         spent[kind] += event.self_device_time_total if gpu else event.self_cpu_time_total
     total = sum(spent.values())

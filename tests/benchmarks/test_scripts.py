@@ -1,5 +1,6 @@
 """The attention and model benchmarks run, at their smallest, and what they compare computes the same."""
 
+import functools
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from tests.benchmarks.goals import attention_goals
 from tests.benchmarks.harness import Timing, interleave
 from tests.benchmarks.memory import peak_memory
 from tests.benchmarks.peers import implementations, peers, problem
+from tests.benchmarks.trials import trials
 
 
 @pytest.fixture
@@ -76,8 +78,9 @@ def test_a_device_that_is_not_there_is_refused(script: ModuleType, monkeypatch: 
 def test_peers_that_compute_the_same_agree_with_ours() -> None:
     found = random_features(4, 3, heads=2, width=30)
     given = problem(found, key_graph(found.nodes, 5), torch.device("cpu"), torch.float32)
-    # FlexAttention would be compiled first, for half a minute.
-    contenders = [*implementations(given), *(peer for peer in peers(given) if peer.name != "FlexAttention")]
+    # Others would be compiled first, for half a minute.
+    quick = (peer for peer in peers(given) if peer.name != "FlexAttention" and peer.version != "compiled")
+    contenders = [*implementations(given), *quick]
     same = {peer.name: peer for peer in contenders if peer.same}
     assert same.keys() == {"dense", "gather", "sparse", "SDPA masked"}
     results = {name: peer.attend(*given.leaves) for name, peer in same.items()}
@@ -97,16 +100,17 @@ def test_unmasked_attention_is_that_of_the_complete_graph_without_bias() -> None
     unmasked = [peer for peer in peers(given) if not peer.same]
     assert unmasked
     for peer in unmasked:
-        torch.testing.assert_close(peer.attend(*given.leaves), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(peer.attend(*peer.leaves), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_flex_attention_agrees_with_ours() -> None:
+@pytest.mark.parametrize("name", ["FlexAttention", "SDPA masked"])
+def test_compiled_peers_agree_with_ours(name: str) -> None:
     found = random_features(4, 3, heads=2, width=30)
     given = problem(found, key_graph(found.nodes, 5), torch.device("cpu"), torch.float32)
-    flex = next(peer for peer in peers(given) if peer.name == "FlexAttention")
+    compiled = [peer for peer in peers(given) if peer.name == name][-1]
     arguments = [x.detach() for x in given.leaves]
-    torch.testing.assert_close(flex.attend(*arguments), implementations(given)[0].attend(*arguments))
+    torch.testing.assert_close(compiled.attend(*arguments), implementations(given)[0].attend(*arguments))
 
 
 def test_goals_say_where_they_are_worst() -> None:
@@ -127,6 +131,58 @@ def test_goals_say_where_they_are_worst() -> None:
     assert at_64["where"] == "sr-clean, N 1024, k 64, SDPA masked"
     assert goals["any N and k: masked dense / ours, fwd+bwd"]["verdict"] == "met"
     assert not any("k = 128" in goal for goal in goals)
+
+
+def test_goals_of_a_gpu_take_each_size_by_itself() -> None:
+    def row(nodes: int, name: str, seconds: float | None, memory: float | None) -> dict:
+        taken = Timing(seconds, seconds, seconds, 1) if seconds else None
+        ratio = seconds / 0.002 if seconds else None
+        row = {"features": "sr-clean", "N": nodes, "k": 64, "implementation": name, "ours": name == "triton"}
+        return row | {"fwd": taken, "× fwd": ratio, "× fwd+bwd": ratio, "MiB fwd+bwd": memory}
+
+    rows = [
+        row(4096, "dense", 0.4, 4000.0),
+        row(4096, "triton", 0.002, 100.0),
+        row(1024, "dense", 0.1, 1000.0),
+        row(1024, "triton", 0.002, 25.0),
+        row(1024, "FlexAttention", None, None),
+        row(1024, "SDPA masked", 0.003, 800.0),
+        row(1024, "SDPA unmasked, flash", 0.004, 10.0),
+        row(1024, "SDPA unmasked, cudnn", None, None),
+    ]
+    goals = {goal["goal"]: (goal["measured"], goal["verdict"]) for goal in attention_goals(rows, [], "cuda")}
+    assert goals == {
+        "N = 1024, k = 64: best peer / ours, fwd+bwd": (1.5, "missed"),
+        "N = 1024, k = 64: unmasked SDPA / ours, fwd": (2.0, "met"),
+        "N = 4096: memory of masked dense / ours, fwd+bwd": (40.0, "met"),
+    }
+    assert not any(goal["goal"].startswith("N = 4096") for goal in attention_goals(rows[1:], [], "cuda"))
+
+
+def test_one_that_runs_out_of_memory_is_noted_and_the_others_go_on() -> None:
+    def fail() -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 9 TiB.\nMore.")
+
+    found = trials({"large": fail, "small": lambda: None}, "cpu", runs=2, patience=1.0)
+    assert found["large"].failure == "OutOfMemoryError: Tried to allocate 9 TiB."
+    assert found["large"].seconds is None
+    assert found["small"].seconds.runs == 2
+    assert found["small"].failure == ""
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_model_that_cannot_be_compiled_whole_says_so(breaks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Doubling(torch.nn.Module):
+        def forward(self, x: torch.Tensor, k: int) -> torch.Tensor:
+            if breaks:
+                torch._dynamo.graph_break()
+            return 2 * x
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    x = torch.ones(1, 3, 4, 4)
+    call, note = model.noted_call("inference", model.Autocast(Doubling(), torch.float32), "compiled", x, x, 64)
+    call()
+    assert note.startswith("in pieces: Unsupported: ") if breaks else note == ""
 
 
 def test_slow_calls_are_timed_once() -> None:
