@@ -20,7 +20,7 @@ from tests.benchmarks.features import random_features
 from tests.benchmarks.goals import attention_goals
 from tests.benchmarks.harness import Timing, interleave
 from tests.benchmarks.memory import peak_memory
-from tests.benchmarks.peers import implementations, peers, problem
+from tests.benchmarks.peers import both, detached, implementations, peers, problem
 from tests.benchmarks.trials import trials
 
 
@@ -108,9 +108,11 @@ def test_unmasked_attention_is_that_of_the_complete_graph_without_bias() -> None
 def test_compiled_peers_agree_with_ours(name: str) -> None:
     found = random_features(4, 3, heads=2, width=30)
     given = problem(found, key_graph(found.nodes, 5), torch.device("cpu"), torch.float32)
-    compiled = [peer for peer in peers(given) if peer.name == name][-1]
-    arguments = [x.detach() for x in given.leaves]
-    torch.testing.assert_close(compiled.attend(*arguments), implementations(given)[0].attend(*arguments))
+    compiled, dense = [peer for peer in peers(given) if peer.name == name][-1], implementations(given)[0]
+    torch.testing.assert_close(compiled.attend(*detached(compiled)), dense.attend(*detached(dense)))
+    if compiled.trains:
+        for got, want in zip(both(compiled, given.grad)(), both(dense, given.grad)(), strict=True):
+            torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def test_goals_say_where_they_are_worst() -> None:
