@@ -31,7 +31,7 @@ class KeyGraph:
     tiled: the same for the GPU kernels, which make it at every call where it is None.
 
     Raises ValueError, naming the field, for a wrong shape or type and, on the CPU, for an index or count out of range
-    (on a GPU the check would wait for the device).
+    or a neighbour named twice (on a GPU the check would wait for the device).
     """
 
     indices: Tensor
@@ -47,10 +47,7 @@ class KeyGraph:
         if not self.indices.shape[2]:
             raise ValueError("indices must have room for a neighbour of every node")
         if self.indices.device.type == "cpu" and self.indices.numel() and not torch.compiler.is_compiling():
-            _check_range("indices", self.indices, 0, self.nodes - 1)
-            _check_range("counts", self.counts, 1, self.indices.shape[2])
-            if not _are_distinct(self.indices.contiguous().numpy(), self.counts.contiguous().numpy()):
-                raise ValueError("indices must not name a neighbour twice in the first `counts` entries of a row")
+            _check_entries(self)
 
     @property
     def nodes(self) -> int:
@@ -130,6 +127,13 @@ def _check_range(name: str, values: Tensor, least: int, most: int) -> None:
     lowest, highest = (int(value) for value in values.aminmax())
     if lowest < least or highest > most:
         raise ValueError(f"{name} must lie in [{least}, {most}], not reach from {lowest} to {highest}")
+
+
+def _check_entries(graph: KeyGraph) -> None:
+    _check_range("indices", graph.indices, 0, graph.nodes - 1)
+    _check_range("counts", graph.counts, 1, graph.indices.shape[2])
+    if not _are_distinct(graph.indices.contiguous().numpy(), graph.counts.contiguous().numpy()):
+        raise ValueError("indices must not name a neighbour twice in the first `counts` entries of a row")
 
 
 @njit(nogil=True, cache=True)

@@ -51,7 +51,13 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of q, k and v")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch and of the kernels")
-    parser.add_argument("--features", nargs="+", choices=KINDS, default=["sr-clean", "random"], help="of which inputs")
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        choices=KINDS,
+        default=["denoise-clean", "denoise-noisy", "random"],
+        help="of which inputs",
+    )
     parser.add_argument("--steps", type=int, default=120, help="that the models of the features are trained")
     parser.add_argument("--sides", type=int, nargs="+", default=[16, 32, 64], help="of the windows")
     parser.add_argument("--k", type=int, nargs="+", default=list(RANDOM_TOPK), help="neighbours a node of 1024")

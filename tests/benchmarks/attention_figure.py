@@ -2,7 +2,7 @@
 
     python tests/benchmarks/attention_figure.py docs/results/attention-cpu.json docs/attention.png
 
-The graph is that of the briefly trained super-resolution model of `features.py` in one window of a held-out photograph;
+The graph is that of the briefly trained denoising model of `features.py` in one window of a held-out photograph;
 the times are those of the JSON that `attention.py` wrote.
 """
 
@@ -28,7 +28,7 @@ from kgt.ordering import bisection_order
 from kgt.tiles import TILE
 from tests.benchmarks.features import features
 
-KEPT, SIDE = 64, 32
+KIND, KEPT, SIDE = "denoise-clean", 64, 32
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=4, help="which of 16 windows of held-out photographs")
     parser.add_argument("--steps", type=int, default=120, help="that the model of the features is trained")
     given = parser.parse_args()
-    found = features("sr-clean", SIDE, 16, steps=given.steps)
+    found = features(KIND, SIDE, 16, steps=given.steps)
     nodes, window = found.nodes[given.window], found.pixels[given.window].unflatten(0, (SIDE, SIDE)).numpy()
     mask = key_graph(nodes[None], KEPT).mask()[0]
     vectors = F.normalize(nodes - nodes.mean(0), dim=-1)
@@ -75,7 +75,7 @@ def _show(axes: Axes, window: np.ndarray, marked: dict[str, torch.Tensor]) -> No
 
 
 def _times(axes: Axes, measured: dict) -> None:
-    rows = [row for row in measured["rows"] if row["N"] == SIDE * SIDE and row["features"] == "sr-clean"]
+    rows = [row for row in measured["rows"] if row["N"] == SIDE * SIDE and row["features"] == KIND]
     for name in dict.fromkeys(row["implementation"] for row in rows):
         points = [
             (row["k"], 1e3 * row["fwd+bwd"]["median"])
@@ -90,7 +90,7 @@ def _times(axes: Axes, measured: dict) -> None:
     axes.minorticks_off()
     axes.set_xlabel("k, neighbours of 1024 nodes")
     axes.set_ylabel("forward + backward, ms")
-    axes.set_title(f"{measured['device']}, {measured['nodes'] // 1024} windows, 6 heads of 30 channels")
+    axes.set_title(f"{measured['device']}, {measured['nodes'] // 1024} windows of features of a trained model")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 

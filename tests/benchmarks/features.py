@@ -43,8 +43,8 @@ class Features:
     """The arguments of one attention, none with a gradient.
 
     nodes: (W, N, C), what the graph is made of. q, k, v: (W, h, N, d), d padded as the model pads it, in memory
-        (W, N, 3, h, d). logit_scale: (h,). bias: (h, 2 · side − 1, 2 · side − 1). pixels: (W, N, 3), those of the
-        input where every node is one.
+        (W, N, 3, h, d). logit_scale: (h,). bias: (h, 2 · side − 1, 2 · side − 1). pixels: (W, N, 3), what the
+        nodes show of the input.
     """
 
     nodes: Tensor
@@ -102,9 +102,9 @@ def features(kind: str, side: int, windows: int, *, steps: int) -> Features:
             model(crop[None])
         handle.remove()
         cut = Windows(64, 64, side).partition
-        nodes, pixels = cut(torch.cat(seen)), cut(x) if subject.crop == 64 else None
+        nodes, pixels = cut(torch.cat(seen)), cut(F.avg_pool2d(x, subject.crop // 64))
         chosen = torch.linspace(0, len(nodes) - 1, windows).round().long()
-        nodes, pixels = nodes[chosen], None if pixels is None else pixels[chosen]
+        nodes, pixels = nodes[chosen], pixels[chosen]
         attention = stage.layers[0].attention
         q, k, v = attention.qkv(nodes)
         return Features(nodes, q, k, v, attention.logit_scale.detach(), attention.position((side, side)), pixels)
