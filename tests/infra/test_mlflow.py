@@ -31,6 +31,8 @@ from tests.infra.account import Account
 from tests.infra.test_cluster_job import BIN, free_port, wait_for
 from training import promote, tracking
 
+pytestmark = pytest.mark.slow  # minutes, most of them of the server's own start
+
 PASSWORDS = {name: secrets.token_hex(16) for name in ("admin", "training", "promoter", "reader", "database", "session")}
 
 

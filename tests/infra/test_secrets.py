@@ -65,6 +65,7 @@ def holders(place: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_shards_and_a_model_are_made_and_no_secret_is_left(command: Command, ray_folder: Path, tmp_path: Path) -> None:
     s3 = boto3.client("s3")
     s3.create_bucket(Bucket="shards", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})

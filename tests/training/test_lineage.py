@@ -20,8 +20,9 @@ pytestmark = pytest.mark.usefixtures("mlflow_database")
 
 @pytest.fixture
 def store(denoise_store: str, tmp_path: Path) -> str:
-    """A copy of the shards that the test may prune."""
-    shutil.copytree(denoise_store.removeprefix("file://"), tmp_path / "shards")
+    """A copy of the shards that the test may prune: without the pins of other tests' runs."""
+    ignored = shutil.ignore_patterns("pins")
+    shutil.copytree(denoise_store.removeprefix("file://"), tmp_path / "shards", ignore=ignored)
     return f"file://{tmp_path / 'shards'}"
 
 

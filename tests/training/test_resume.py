@@ -161,7 +161,7 @@ def test_killed_anywhere_it_ends_in_the_same_bits(
 @pytest.mark.parametrize(
     ("number", "zero", "workers"),
     [
-        (signal.SIGTERM, 1, (2, 1)),
+        pytest.param(signal.SIGTERM, 1, (2, 1), marks=pytest.mark.slow),
         *(
             pytest.param(signal.SIGINT, zero, workers, marks=pytest.mark.slow)
             for zero in (0, 1, 2)

@@ -207,6 +207,7 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.usefixtures("mlflow_database")
+@pytest.mark.slow
 def test_killed_workers_change_nothing(undisturbed: Ran, denoise_store: str, out: Path) -> None:
     """The first loss is mended by the run itself, the second by the same command; all numbers are the same."""
     killer = Killer(out, [6, 12])
