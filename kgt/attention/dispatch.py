@@ -10,16 +10,10 @@ import torch
 
 from kgt import kernels
 from kgt.errors import UserError
-from kgt.selection import row_length
 from kgt.tasks import nearest
 from kgt.tiles import expected_overlap, worth_gathering
 
 Name = Literal["dense", "gather", "sparse", "triton"]
-
-_SMALL = 64
-"""Nodes up to which dense attention on the CPU is as fast once half of them are kept: measured, forward + backward, for
-4096 nodes and 6 heads of 30 channels on one thread, dense / sparse: 38 / 29 ms at N = 64 and k = 16, 39 / 40 at 32,
-39 / 52 at 64; with all nodes kept, 450 / 122 at N = 256 and 1985 / 801 at 1024 (tests/benchmarks/attention.py)."""
 
 _TRITON_WIDTH = 64
 """Channels of the widest head that the Triton kernels are built for: wider ones would not stay in registers."""
@@ -55,8 +49,11 @@ def _forced_name() -> Name | None:
     return _forced.get()
 
 
-def implementation(device: torch.device | str, dtype: torch.dtype, nodes: int, k: int, width: int) -> Name:
-    """The implementation for windows of `nodes` nodes that keep `k` neighbours each, and heads of `width` channels.
+def implementation(device: torch.device | str, dtype: torch.dtype, width: int) -> Name:
+    """The implementation for heads of `width` channels.
+
+    Of what runs on a device one is the fastest for all windows and k (tests/benchmarks/attention.py). How 'triton'
+    walks a graph hangs on both: see `kgt.tiles.worth_gathering`.
 
     Raises UserError where a forced one cannot run.
     """
@@ -71,14 +68,14 @@ def implementation(device: torch.device | str, dtype: torch.dtype, nodes: int, k
         raise UserError(f"attention 'triton' cannot run here: {obstacle}; force another or none")
     if name:
         return name
-    if dtype == torch.float64 or obstacle or (kind == "cpu" and _is_small(nodes, k)):
+    if dtype == torch.float64 or obstacle:
         return "dense"
     return "sparse" if kind == "cpu" else "triton"
 
 
 def choose(device: torch.device | str, dtype: torch.dtype, nodes: int, k: int, width: int) -> Choice:
-    """What `implementation` takes, and why."""
-    name = implementation(device, dtype, nodes, k, width)
+    """What `implementation` takes for windows of `nodes` nodes that keep `k` neighbours each, and why."""
+    name = implementation(device, dtype, width)
     return Choice(name, _reason(name, device, dtype, nodes, min(k, nodes), width))
 
 
@@ -92,13 +89,7 @@ def _reason(name: Name, device: torch.device | str, dtype: torch.dtype, nodes: i
         return f"visits {k} of {nodes} nodes on the CPU"
     if dtype == torch.float64:
         return "float64 asks for the reference"
-    if torch.device(device).type == "cpu":
-        return f"keeps {k} of only {nodes} nodes"
     return f"'triton' cannot run: {_obstacle_to_triton(device, dtype, width)}"
-
-
-def _is_small(nodes: int, k: int) -> bool:
-    return nodes <= _SMALL and 2 * row_length(k, nodes) > nodes
 
 
 def _obstacle_to_triton(device: torch.device | str, dtype: torch.dtype, width: int) -> str | None:

@@ -35,7 +35,7 @@ def key_graph_attention(q: Tensor, k: Tensor, v: Tensor, graph: KeyGraph, logit_
     Raises ValueError, naming the argument, for a shape, type or device that does not fit.
     """
     _check(q, k, v, graph, logit_scale, bias)
-    name = implementation(q.device, q.dtype, graph.nodes, graph.indices.shape[2], q.shape[3])
+    name = implementation(q.device, q.dtype, q.shape[3])
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         scale, bias = logit_scale.to(wide).clamp(max=MAX_LOGIT_SCALE).exp(), bias.to(wide)

@@ -307,7 +307,7 @@ def test_the_dispatcher_says_what_it_chose_and_why() -> None:
     assert choose("cpu", torch.float32, 1024, 64, 30).name == "sparse"
     assert "64 of 1024" in choose("cpu", torch.float32, 1024, 64, 30).reason
     assert choose("cpu", torch.float64, 1024, 64, 30).name == "dense"
-    assert [choose("cpu", torch.float32, 64, k, 30).name for k in (8, 32, 33, 64)] == [*["sparse"] * 2, *["dense"] * 2]
+    assert {choose("cpu", torch.float32, 64, k, 30).name for k in (1, 64)} == {"sparse"}
     assert choose("cpu", torch.float32, 256, 256, 30).name == "sparse"
     with forced("gather"):
         assert choose("cpu", torch.float32, 1024, 64, 30).reason == "forced"
