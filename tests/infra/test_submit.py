@@ -21,6 +21,12 @@ TOKEN = secrets.token_hex(32)
 Submitting = Callable[..., subprocess.Popen[str]]
 
 
+@pytest.fixture(autouse=True)
+def token_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What submit.py sets for its own process ends with a test: a Ray that this one starts later chooses for itself."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     environment = os.environ | {
