@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("json", type=Path, help="what attention.py wrote")
     parser.add_argument("out", type=Path, help="the picture")
-    parser.add_argument("--window", type=int, default=4, help="which of 16 windows of held-out photographs")
+    parser.add_argument("--window", type=int, default=7, help="which of 16 windows of held-out photographs")
     parser.add_argument("--steps", type=int, default=120, help="that the model of the features is trained")
     given = parser.parse_args()
     found = features(KIND, SIDE, 16, steps=given.steps)
