@@ -21,6 +21,7 @@ BIN = Path(sys.executable).parent
 BROKEN = "sr"
 
 
+@pytest.mark.slow  # minutes: six trainings, one after another
 def test_all_tasks_as_a_submitted_job(root: Path, kgt_home: Path) -> None:
     """Synthesis, then training of six tasks, the shards of one damaged: it fails, five are registered."""
     environment = os.environ | {
