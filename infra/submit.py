@@ -24,7 +24,7 @@ if __name__ == "__main__":  # a script's own folder comes first otherwise
 
 from infra import upload
 from kgt.addresses import without_password
-from kgt.errors import UserError
+from kgt.errors import UserError, as_command
 from pipelines.options import about, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,32 +42,26 @@ class Options:
     env: list[str] = field(default_factory=list, metadata=about("variables of this environment that the job gets too"))
 
 
+@as_command("interrupted: what was submitted is still at work; the same command follows it again")
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
-    try:
-        name, options, command = read(argv)
-        job = f"{name}-{options.tick}"
-        environment = _environment(options.env)
-        package = None
-        if options.upload:
-            package = upload.pack(ROOT)
-            environment["KGT_GIT_COMMIT"] = upload.git_commit(ROOT)
-            for path in upload.untracked_sources(ROOT):
-                _say(f"{path} is not tracked by git and stays behind")
-        from infra.job_server import JobServer, exit_code
+    name, options, command = read(argv)
+    job = f"{name}-{options.tick}"
+    environment = _environment(options.env)
+    package = None
+    if options.upload:
+        package = upload.pack(ROOT)
+        environment["KGT_GIT_COMMIT"] = upload.git_commit(ROOT)
+        for path in upload.untracked_sources(ROOT):
+            _say(f"{path} is not tracked by git and stays behind")
+    from infra.job_server import JobServer, exit_code
 
-        server = JobServer(options.address)
-        if server.submit(job, name, shlex.join(command), package, environment):
-            _say(f"{job} is submitted" + (f" with {len(package) / 1000**2:.1f} MB of sources" if package else ""))
-        else:
-            _say(f"{job} was submitted before: this is its log (another tick= starts another job)")
-        ended = server.follow(job)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: what was submitted is still at work; the same command follows it again", file=sys.stderr)
-        return 130
+    server = JobServer(options.address)
+    if server.submit(job, name, shlex.join(command), package, environment):
+        _say(f"{job} is submitted" + (f" with {len(package) / 1000**2:.1f} MB of sources" if package else ""))
+    else:
+        _say(f"{job} was submitted before: this is its log (another tick= starts another job)")
+    ended = server.follow(job)
     code = exit_code(ended)
     ray_s_own = ended.message if ended.driver_exit_code is None and code else ""
     reason = f": {ray_s_own.strip().splitlines()[0]}" if ray_s_own else ""

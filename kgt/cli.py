@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from kgt.errors import UserError
+from kgt.errors import UserError, as_command
 from kgt.imaging import check_writable, list_images, read_photo, write_image
 from kgt.tasks import TASKS, get_task, nearest
 
@@ -24,20 +24,14 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+@as_command("interrupted: finished pictures are whole, no other was written")
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0; 1 if some pictures of a folder failed; 2 after a mistake of the user's; 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        if argv and argv[0][0:1] != "-" and argv[0] not in COMMANDS:
-            raise UserError(f"unknown command '{argv[0]}': {nearest(argv[0], COMMANDS)}")
-        arguments = _parser().parse_args(argv)
-        return arguments.run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: finished pictures are whole, no other was written", file=sys.stderr)
-        return 130
+    if argv and argv[0][0:1] != "-" and argv[0] not in COMMANDS:
+        raise UserError(f"unknown command '{argv[0]}': {nearest(argv[0], COMMANDS)}")
+    arguments = _parser().parse_args(argv)
+    return arguments.run(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

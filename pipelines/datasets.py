@@ -23,7 +23,7 @@ if __name__ == "__main__":  # a script's own folder comes first otherwise, and h
 from rich.console import Console
 from rich.table import Table
 
-from kgt.errors import UserError
+from kgt.errors import UserError, as_command
 from kgt.imaging.files import check_writable
 from kgt.tasks import nearest
 from pipelines import cluster, versions
@@ -134,22 +134,16 @@ VERBS: dict[str, Callable[[Store, Sequence[str], Options], None]] = {
 }
 
 
+@as_command()
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
-    try:
-        verb, *rest = argv or ["--help"]
-        if verb in ("-h", "--help"):
-            rest = ["--help"]
-        elif verb not in VERBS:
-            raise UserError(f"unknown verb '{verb}': {nearest(verb, VERBS)}")
-        options = parse(Options, rest, __doc__)
-        VERBS[verb](open_store(options.store), expand_tasks(options.task), options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    verb, *rest = argv or ["--help"]
+    if verb in ("-h", "--help"):
+        rest = ["--help"]
+    elif verb not in VERBS:
+        raise UserError(f"unknown verb '{verb}': {nearest(verb, VERBS)}")
+    options = parse(Options, rest, __doc__)
+    VERBS[verb](open_store(options.store), expand_tasks(options.task), options)
     return 0
 
 

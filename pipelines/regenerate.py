@@ -17,22 +17,16 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder comes first otherwise, and hides packages of the same names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from kgt.errors import UserError
+from kgt.errors import as_command
 from pipelines import factory
 from pipelines.job_options import RenewalOptions
 from pipelines.options import parse
 
 
+@as_command("interrupted: finished shards are kept, the same command goes on from here")
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
-    try:
-        factory.run(parse(RenewalOptions, argv, __doc__))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: finished shards are kept, the same command goes on from here", file=sys.stderr)
-        return 130
+    factory.run(parse(RenewalOptions, argv, __doc__))
     return 0
 
 

@@ -20,7 +20,7 @@ if __name__ == "__main__":  # a script's own folder comes first otherwise, and h
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from kgt.config import TOPK_NODES
-from kgt.errors import UserError
+from kgt.errors import UserError, as_command
 from pipelines.options import about, expand_tasks, parse
 from training import report, tables
 from training.evaluation import MeasureOptions, evaluate_task
@@ -49,29 +49,23 @@ class Options(MeasureOptions):
                 raise UserError(f"k={k}: a number from 1 to {TOPK_NODES} is wanted, or several as k=[64,128]")
 
 
+@as_command("interrupted: nothing was written")
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
-    try:
-        options = parse(Options, argv, __doc__)
-        files = report.check(options.report)
-        if options.mlflow:
-            from training import tracking
+    options = parse(Options, argv, __doc__)
+    files = report.check(options.report)
+    if options.mlflow:
+        from training import tracking
 
-            tracking.open_tracking()
-        rows = []
-        for task in expand_tasks(options.task):
-            model = options.model.replace("{task}", task)
-            rows += evaluate_task(task, model=model, k=options.k, ensemble=options.ensemble, **options.of(task))
-        tables.print_rows(rows)
-        written = report.write(files, rows)
-        if options.mlflow:
-            print(f"MLflow run: {tracking.log_evaluation(vars(options), rows, written)}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
+        tracking.open_tracking()
+    rows = []
+    for task in expand_tasks(options.task):
+        model = options.model.replace("{task}", task)
+        rows += evaluate_task(task, model=model, k=options.k, ensemble=options.ensemble, **options.of(task))
+    tables.print_rows(rows)
+    written = report.write(files, rows)
+    if options.mlflow:
+        print(f"MLflow run: {tracking.log_evaluation(vars(options), rows, written)}")
     return 0
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder comes first otherwise, and hides packages of the same names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from kgt.errors import UserError
+from kgt.errors import as_command
 from pipelines.json_report import check_report, write_report
 from pipelines.options import about, parse
 from training import origin, provenance, run, tables, tracking
@@ -33,31 +33,25 @@ class Options:
     report: str = field(default="", metadata=about("write the chain to this JSON file"))
 
 
+@as_command()
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
-    try:
-        address, *rest = argv or ["--help"]
-        options = parse(Options, ["--help"] if address in ("-h", "--help") else rest, __doc__)
-        if options.report:
-            check_report(Path(options.report))
-        found = provenance.trace(address)
-        tables.print_chain(found)
-        if options.report:
-            write_report(Path(options.report), found.record())
-        if found.gaps and not options.recreate:
-            return 1
-        command = found.command(options.name or f"{found.model}-v{found.version}-again")
-        print(f"\nto make it once more: {shlex.join(['python', 'training/run.py', *command])}")
-        here = origin.git_commit()
-        if here != found.tags["git_commit"] or here.endswith("-dirty"):
-            print(f"warning: it was made by {found.tags['git_commit']}, and this is {here}", file=sys.stderr)
-        return _recreate(found, command) if options.recreate else 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    address, *rest = argv or ["--help"]
+    options = parse(Options, ["--help"] if address in ("-h", "--help") else rest, __doc__)
+    if options.report:
+        check_report(Path(options.report))
+    found = provenance.trace(address)
+    tables.print_chain(found)
+    if options.report:
+        write_report(Path(options.report), found.record())
+    if found.gaps and not options.recreate:
+        return 1
+    command = found.command(options.name or f"{found.model}-v{found.version}-again")
+    print(f"\nto make it once more: {shlex.join(['python', 'training/run.py', *command])}")
+    here = origin.git_commit()
+    if here != found.tags["git_commit"] or here.endswith("-dirty"):
+        print(f"warning: it was made by {found.tags['git_commit']}, and this is {here}", file=sys.stderr)
+    return _recreate(found, command) if options.recreate else 0
 
 
 def _recreate(found: provenance.Provenance, command: Sequence[str]) -> int:

@@ -26,7 +26,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder comes first otherwise, and hides packages of the same names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from kgt.errors import UserError
+from kgt.errors import UserError, as_command
 from pipelines.json_report import check_report, write_report
 from pipelines.options import about, expand_tasks, parse
 from pipelines.storage import open_store
@@ -70,34 +70,28 @@ class Options(MeasureOptions):
         return Promoter(open_store(self.store), lambda task: self.of(task) | {"k": self.k}, thresholds, self.into)
 
 
+@as_command("interrupted: what was decided before stays decided")
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
-    try:
-        options = parse(Options, argv, __doc__)
-        names = expand_tasks(options.task)
-        promoter = options.promoter()
-        if options.unlock:
-            for task in names:
-                print(promoter.unlock(task))
-            return 0
-        if not options.rollback:
-            image_sets.check_images(options.images, options.degraded, options.clean)
-        reports = [promotion.report_path(task, options.into) for task in names]
-        for path in [*reports, Path(options.report)] if options.report else reports:
-            check_report(path)
-        tracking.open_tracking()
-        if options.only_new:
-            names = [task for task in names if promoter.undecided(task)]
-        decisions = [promoter.roll_back(task) if options.rollback else promoter.promote(task) for task in names]
-        decided = [decision for decision in decisions if decision.verdict != "failed"]
-        if options.report:
-            write_report(Path(options.report), [decision.record() for decision in decided])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: what was decided before stays decided", file=sys.stderr)
-        return 130
+    options = parse(Options, argv, __doc__)
+    names = expand_tasks(options.task)
+    promoter = options.promoter()
+    if options.unlock:
+        for task in names:
+            print(promoter.unlock(task))
+        return 0
+    if not options.rollback:
+        image_sets.check_images(options.images, options.degraded, options.clean)
+    reports = [promotion.report_path(task, options.into) for task in names]
+    for path in [*reports, Path(options.report)] if options.report else reports:
+        check_report(path)
+    tracking.open_tracking()
+    if options.only_new:
+        names = [task for task in names if promoter.undecided(task)]
+    decisions = [promoter.roll_back(task) if options.rollback else promoter.promote(task) for task in names]
+    decided = [decision for decision in decisions if decision.verdict != "failed"]
+    if options.report:
+        write_report(Path(options.report), [decision.record() for decision in decided])
     if decided:
         tables.print_decisions(decided)
     for decision in decisions:

@@ -17,30 +17,24 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own folder comes first otherwise, and hides packages of the same names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from kgt.errors import UserError
+from kgt.errors import as_command
 from training.config import read_configs
 
 
+@as_command("interrupted: the same command goes on from the last checkpoint")
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        configs = read_configs(argv, __doc__)
-        from training import controller, jobs, summary
-        from training.interruption import Interruption
+    configs = read_configs(argv, __doc__)
+    from training import controller, jobs, summary
+    from training.interruption import Interruption
 
-        interruption = Interruption()
-        outcomes = controller.run(jobs.prepare(configs), interruption)
-        summary.show(configs[0], outcomes)
-        if any(outcome.stopped for outcome in outcomes):
-            return interruption.exit_code
-        return 0 if all(outcome.result for outcome in outcomes) else 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    interruption = Interruption()
+    outcomes = controller.run(jobs.prepare(configs), interruption)
+    summary.show(configs[0], outcomes)
+    if any(outcome.stopped for outcome in outcomes):
+        return interruption.exit_code
+    return 0 if all(outcome.result for outcome in outcomes) else 1
 
 
 if __name__ == "__main__":
