@@ -25,6 +25,7 @@ from training.board import Board
 from training.config import deepspeed_config
 from training.display import Display
 from training.interruption import Interruption
+from training.metric_log import MetricLog
 from training.plan import Job
 
 POLL_SECONDS = 0.3
@@ -91,7 +92,7 @@ class _Controller:
         self._stepping: set[str] = set()
         self._board = Board.options(scheduling_strategy=_here()).remote()
         self._parent, self._runs, self._lineage = _open_runs(todo)
-        self._logs = {job.task: tracking.MetricLog(self._runs[job.task], job.config.log_every) for job in todo}
+        self._logs = {job.task: MetricLog(self._runs[job.task], job.config.log_every) for job in todo}
         self._display = Display({job.task: job.config.steps for job in todo})
 
     def run(self) -> list[Outcome]:

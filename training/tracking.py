@@ -53,8 +53,6 @@ _TAG_CHARACTERS = 4000
 _BATCH = 900
 """Metrics of one request; MLflow takes a thousand."""
 
-SEND_SECONDS = 5.0
-
 _TROUBLE = (
     ErrorCode.INTERNAL_ERROR,
     ErrorCode.TEMPORARILY_UNAVAILABLE,
@@ -156,48 +154,6 @@ def log_metrics(run: str, records: Iterable[Mapping[str, float]]) -> None:
     ]
     for start in range(0, len(metrics), _BATCH):
         _client().log_batch(run, metrics=metrics[start : start + _BATCH])
-
-
-class MetricLog:
-    """A run's metrics, sent in batches. A step that was logged before (a replay after a lost worker) is left out.
-
-    `last`: the highest step that it has. Every record has a `k`; its loss may not be finite, and then not be logged.
-
-    While MLflow does not answer, records are kept and sent later; what is left at the end is lost, and said so.
-    """
-
-    def __init__(self, run: str, every: int) -> None:
-        """every: steps between logged ones."""
-        self._run, self._every = run, every
-        self.last = last_step(run, "k")
-        self._records: list[dict[str, float]] = []
-        self._sent = time.monotonic()
-
-    def add(self, record: Mapping[str, float]) -> None:
-        """One step's figures and its `step`."""
-        if record["step"] <= self.last:
-            return
-        self.last = int(record["step"])
-        if self.last % self._every == 0:
-            self._records.append(dict(record))
-        if time.monotonic() - self._sent > SEND_SECONDS:
-            self._send()
-
-    def flush(self) -> None:
-        """Send the rest."""
-        self._send()
-        if self._records:
-            logger.error(
-                "MLflow does not answer: the metrics of %d steps of run %s are lost", len(self._records), self._run
-            )
-
-    def _send(self) -> None:
-        self._sent = time.monotonic()
-        try:
-            log_metrics(self._run, self._records)
-            self._records = []
-        except TrackingError as error:
-            logger.warning("MLflow does not answer (%s): metrics are kept for later", error)
 
 
 def last_step(run: str, metric: str) -> int:

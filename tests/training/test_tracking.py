@@ -19,8 +19,8 @@ from kgt.home import home, tracking_uri
 from kgt.model import KGT
 from kgt.registry import fetch
 from kgt.weights import load_weights, save_weights
-from training import origin, tracking
-from training.tracking import MetricLog
+from training import metric_log, origin, tracking
+from training.metric_log import MetricLog
 
 pytestmark = pytest.mark.usefixtures("mlflow_database")
 
@@ -202,7 +202,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def test_metrics_wait_for_a_server_that_refuses_and_are_lost_with_one_that_died(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "SEND_SECONDS", -1.0)
+    monkeypatch.setattr(metric_log, "SEND_SECONDS", -1.0)
     log = MetricLog("0" * 32, every=1)
     log.add({"step": 1, "loss": 1.0})
     server.refusing = True
