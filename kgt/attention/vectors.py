@@ -104,8 +104,7 @@ def dots(typing_context, query, i, rows, index, n, out, width):
         query = _Matrix(context, builder, signature, arguments, 0).load(arguments[1])
         index, out = (_data(context, builder, signature, arguments, position) for position in (3, 5))
         with cgutils.for_range_slice(builder, _constant(0), arguments[4], _constant(BATCH)) as (start, _):
-            keys = [_at(builder, index, builder.add(start, _constant(turn))) for turn in range(BATCH)]
-            sums = _sums_of_lanes(builder, [_product(builder, query, row.load(key)) for key in keys])
+            sums = _batch_of_dots(builder, query, row, index, _turns(builder, start))
             builder.store(sums, _vector_at(builder, out, start, BATCH), align=4)
         return context.get_dummy_value()
 
@@ -125,9 +124,8 @@ def biased_dots(typing_context, query, i, rows, index, n, bias, places, out, wid
         highest = cgutils.alloca_once_value(builder, lowest)
         lanes = ir.Constant(ir.VectorType(_INDEX, BATCH), list(range(BATCH)))
         with cgutils.for_range_slice(builder, _constant(0), arguments[4], _constant(BATCH)) as (start, _):
-            turns = [builder.add(start, _constant(turn)) for turn in range(BATCH)]
-            keys = [_at(builder, index, turn) for turn in turns]
-            sums = _sums_of_lanes(builder, [_product(builder, query, row.load(key)) for key in keys])
+            turns = _turns(builder, start)
+            sums = _batch_of_dots(builder, query, row, index, turns)
             added = ir.Constant(batch, ir.Undefined)
             for lane, turn in enumerate(turns):
                 value = _at(builder, bias, _at(builder, places, turn))
@@ -297,6 +295,15 @@ def _product(builder, a, b):
 
 def _plus_product(builder, total, a, b):
     return builder.fadd(total, builder.fmul(a, b, flags=_FAST), flags=_FAST)
+
+
+def _turns(builder, start):
+    return [builder.add(start, _constant(turn)) for turn in range(BATCH)]
+
+
+def _batch_of_dots(builder, query, row, index, turns):
+    """The products of a query with the rows that `index` lists at these BATCH places, as one vector."""
+    return _sums_of_lanes(builder, [_product(builder, query, row.load(_at(builder, index, turn))) for turn in turns])
 
 
 def _sums_of_lanes(builder, vectors):

@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kgt.config import RANDOM_TOPK, neighbours
-from kgt.errors import UserError
 from kgt.graph import KeyGraph, key_graph
 from kgt.ordering import bisection_order
 from kgt.tiles import TILE
@@ -32,7 +31,18 @@ from tests.benchmarks.compiling import forbid_falling_back
 from tests.benchmarks.dispatch import sweep
 from tests.benchmarks.features import KINDS, SUBJECTS, Features, features, trained
 from tests.benchmarks.goals import PASSES, attention_goals
-from tests.benchmarks.harness import Timing, arguments, finish_of, measure, print_table, report, start, store
+from tests.benchmarks.harness import (
+    Timing,
+    arguments,
+    device_arguments,
+    device_of,
+    finish_of,
+    measure,
+    print_table,
+    report,
+    start,
+    store,
+)
 from tests.benchmarks.peers import Peer, Problem, detached, implementations, passes, peers, problem
 from tests.benchmarks.trials import Trial, trials
 
@@ -48,9 +58,7 @@ _PATIENCE = 1.0
 def main() -> None:
     """Measure and report."""
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of q, k and v")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch and of the kernels")
+    device_arguments(parser, "float32", "bfloat16", "float16", of="of q, k and v")
     parser.add_argument(
         "--features",
         nargs="+",
@@ -66,11 +74,8 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="without peers")
     parser.add_argument("--goals", action="store_true", help="sweep the dispatcher too, and say which goals are met")
     given = parser.parse_args()
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no CUDA device here; take --device cpu")
-    torch.set_num_threads(given.threads)
+    device, dtype = device_of(given)
     forbid_falling_back()
-    device, dtype = torch.device(given.device), getattr(torch, given.dtype)
     nodes = given.nodes or (65536 if given.device == "cuda" else 2048)
     models = {name: trained(name, given.steps)[1] for name in SUBJECTS if any(name in kind for kind in given.features)}
     rows: list[dict[str, Any]] = []

@@ -17,12 +17,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from kgt.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,25 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows, the device and the versions here")
     return parser
+
+
+def device_arguments(parser: argparse.ArgumentParser, *dtypes: str, of: str) -> None:
+    """Add what `device_of` takes. dtypes: those there are `of` something, the default first."""
+    import torch
+
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=dtypes, default=dtypes[0], help=of)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch and of the kernels")
+
+
+def device_of(given: argparse.Namespace) -> tuple["torch.device", "torch.dtype"]:
+    """What `device_arguments` were given, with so many threads set. Raises UserError where there is no such device."""
+    import torch
+
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no CUDA device here; take --device cpu")
+    torch.set_num_threads(given.threads)
+    return torch.device(given.device), getattr(torch, given.dtype)
 
 
 def start(main: Callable[[], None]) -> None:

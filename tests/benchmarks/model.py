@@ -29,7 +29,7 @@ from kgt.imaging import read_image, to_rgb
 from kgt.model import KGT
 from pipelines.sample import sample_photographs
 from tests.benchmarks.compiling import COMPILER_ERRORS, compiled, forbid_falling_back, in_words
-from tests.benchmarks.harness import arguments, print_table, report, start, store
+from tests.benchmarks.harness import arguments, device_arguments, device_of, print_table, report, start, store
 from tests.benchmarks.restorers import restorers
 from tests.benchmarks.spending import spending
 from tests.benchmarks.trials import trials
@@ -59,9 +59,7 @@ class Autocast(nn.Module):
 def main() -> None:
     """Measure and report."""
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of autocast")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch and of the kernels")
+    device_arguments(parser, "float32", "bfloat16", of="of autocast")
     parser.add_argument("--models", nargs="+", choices=PRESETS, default=["kgt-s", "kgt-u"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="sides of the inputs, in pixels")
     parser.add_argument("--k", type=int, nargs="+", default=[64, 128, 512], help="neighbours a node of 1024")
@@ -70,11 +68,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="calls timed of each")
     parser.add_argument("--alone", action="store_true", help="without peers")
     given = parser.parse_args()
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no CUDA device here; take --device cpu")
-    torch.set_num_threads(given.threads)
+    device, dtype = device_of(given)
     forbid_falling_back()
-    device, dtype = torch.device(given.device), getattr(torch, given.dtype)
     rows: list[dict[str, Any]] = []
     spent: list[dict[str, Any]] = []
     more = {"threads": given.threads, "dtype": given.dtype, "spent": spent}
