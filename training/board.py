@@ -1,6 +1,19 @@
 """Between the driver and the workers: figures and news one way, the wish to stop the other."""
 
+from dataclasses import dataclass
+
 import ray
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One that a worker has put into the run's store."""
+
+    key: str
+
+
+News = dict[str, float] | str | Picture
+"""A step's record, a change of state, or a picture."""
 
 
 @ray.remote(num_cpus=0)
@@ -8,7 +21,7 @@ class Board:
     """Where workers leave their records, and what else they have to say, until the driver collects them."""
 
     def __init__(self) -> None:
-        self._news: list[tuple[str, dict[str, float] | str]] = []
+        self._news: list[tuple[str, News]] = []
         self._stopping = False
 
     def push(self, task: str, records: list[dict[str, float]]) -> bool:
@@ -16,11 +29,11 @@ class Board:
         self._news += [(task, record) for record in records]
         return self._stopping
 
-    def say(self, task: str, what: str) -> None:
-        """A change of state."""
+    def say(self, task: str, what: str | Picture) -> None:
+        """A change of state, or a picture."""
         self._news.append((task, what))
 
-    def drain(self) -> list[tuple[str, dict[str, float] | str]]:
+    def drain(self) -> list[tuple[str, News]]:
         """Everything since the last call."""
         news, self._news = self._news, []
         return news

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,14 +114,19 @@ def fetch(store: Store, checkpoint: Checkpoint, folder: Path) -> None:
                 raise CheckpointError(_spoilt(store, part, "is not what was committed"))
 
 
-def prune(store: Store, prefix: str, keep: int) -> None:
-    """Remove all but the newest `keep` committed checkpoints, and whatever older ones were never committed."""
+def prune(store: Store, prefix: str, keep: int, besides: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` committed checkpoints, and whatever older ones were never committed.
+
+    besides: steps whose checkpoints stay, too.
+    """
     steps = committed(store, prefix)
     for step in steps[:-keep]:
-        store.delete(f"{_folder(prefix, step)}/{MARKER}")  # first: without it the rest does not exist
+        if step not in besides:
+            store.delete(f"{_folder(prefix, step)}/{MARKER}")  # first: without it the rest does not exist
     oldest = steps[-keep:][0] if steps else 0
     for key in list(store.list(f"{prefix}/checkpoints/")):
-        if int(key.removeprefix(f"{prefix}/checkpoints/").split("/")[0]) < oldest:
+        step = int(key.removeprefix(f"{prefix}/checkpoints/").split("/")[0])
+        if step < oldest and step not in besides:
             store.delete(key)
 
 

@@ -11,11 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
-from kgt.config import PRESETS, TOPK_NODES, preset
+from kgt.config import PRESETS, TOPK_NODES, Similarity, preset
 from kgt.errors import UserError
 from kgt.home import home
 from kgt.tasks import nearest
@@ -56,6 +56,9 @@ class RunConfig:
     topk: str = field(
         default="random",
         metadata=about("neighbours a node of 1024: random (drawn every step), or a number, also as fixed:256"),
+    )
+    similarity: Similarity = field(
+        default="centred", metadata=about(f"of patches, which makes neighbours: {', '.join(get_args(Similarity))}")
     )
     topk_dense: bool = field(default=False, metadata=about("random draws all 1024, too"))
     loss: str = field(
@@ -114,6 +117,14 @@ class RunConfig:
         default=-1, metadata=about("how often those whose machine was preempted are; -1: always")
     )
     log_every: int = field(default=1, metadata=about("steps between logged metrics"))
+    validate_every: int = field(
+        default=1000,
+        metadata=about("steps between validations, of the weights and of their average; 0: at the end alone"),
+    )
+    validate_k: Any = field(
+        default=64, metadata=about("neighbours that they look at beside the model's own; a list: several")
+    )
+    alarm_minutes: int = field(default=60, metadata=about("so long without a checkpoint is an alarm"))
     profile: str = field(
         default="", metadata=about("FIRST:LAST: a trace of these steps by torch.profiler goes to the run's folder")
     )
@@ -137,6 +148,10 @@ class RunConfig:
             raise UserError(f"profile={self.profile}: write FIRST:LAST, two steps from 1 on, as in profile=20:22")
         return range(int(found[1]), int(found[2]) + 1)
 
+    def validated_k(self) -> list[int]:
+        """What `validate_k` asks for."""
+        return self.validate_k if isinstance(self.validate_k, list) else [self.validate_k]
+
     def worker_counts(self) -> range:
         """How many workers there may be."""
         return range(self.min_workers or self.workers, self.workers + 1)
@@ -156,6 +171,9 @@ EXECUTION = frozenset(
         "max_failures",
         "max_preemption_failures",
         "log_every",
+        "validate_every",
+        "validate_k",
+        "alarm_minutes",
         "profile",
         "name",
         "out",
@@ -180,6 +198,8 @@ _LEAST = {
     "max_failures": 0,
     "max_preemption_failures": -1,
     "log_every": 1,
+    "validate_every": 0,
+    "alarm_minutes": 1,
 }
 
 
@@ -277,6 +297,11 @@ def _check(config: RunConfig) -> None:
         raise UserError(f"topk={config.topk}: write topk=random, or a number of 1 to {TOPK_NODES}")
     if config.topk_dense and config.topk != "random":
         raise UserError(f"topk_dense=true is for topk=random, and topk={config.topk} draws nothing")
+    for k in config.validated_k():
+        if type(k) is not int or not 1 <= k <= TOPK_NODES:
+            raise UserError(
+                f"validate_k={written(config.validate_k)}: a number of 1 to {TOPK_NODES} is wanted, or a list of them"
+            )
     loss_terms(config.loss)
     config.profiled()
     if not config.lr > 0:

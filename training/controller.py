@@ -4,12 +4,15 @@ One that fails stops no other. Asked to stop, those in training write a checkpoi
 """
 
 import json
+import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,7 +24,8 @@ from kgt.home import home, tracking_uri
 from pipelines import cluster
 from pipelines.storage import check_writable, open_store
 from training import jobs, journal, origin, remote, tracking
-from training.board import Board
+from training.alarms import Alarms, tell
+from training.board import Board, Picture
 from training.config import deepspeed_config
 from training.display import Display
 from training.interruption import Interruption
@@ -29,6 +33,8 @@ from training.metric_log import MetricLog
 from training.plan import Job
 
 POLL_SECONDS = 0.3
+
+logger = logging.getLogger("training")
 
 
 @dataclass
@@ -85,6 +91,7 @@ class _Controller:
 
     def __init__(self, todo: Sequence[Job], slots: int, interruption: Interruption) -> None:
         self._todo = todo
+        self._store = open_store(todo[0].config.out)
         self._slots = slots
         self._interruption = interruption
         self._stopping = threading.Event()  # asked to stop
@@ -93,6 +100,7 @@ class _Controller:
         self._board = Board.options(scheduling_strategy=_here()).remote()
         self._parent, self._runs, self._lineage = _open_runs(todo)
         self._logs = {job.task: MetricLog(self._runs[job.task], job.config.log_every) for job in todo}
+        self._alarms = {job.task: Alarms(job.task, job.config.alarm_minutes) for job in todo}
         self._display = Display({job.task: job.config.steps for job in todo})
 
     def run(self) -> list[Outcome]:
@@ -176,14 +184,29 @@ class _Controller:
         return result.result()
 
     def _collect(self) -> None:
+        now = time.monotonic()
         for task, news in ray.get(self._board.drain.remote()):
             if isinstance(news, str):
                 self._stepping.discard(task)
                 self._display.say(task, news)
+            elif isinstance(news, Picture):
+                self._log_picture(task, news)
             else:
                 self._stepping.add(task)
                 self._display.update(task, news)
                 self._logs[task].add(news)
+                tell(self._alarms[task].record(news, now))
+        for task in self._stepping:
+            tell(self._alarms[task].time(now))
+
+    def _log_picture(self, task: str, picture: Picture) -> None:
+        with tempfile.TemporaryDirectory(prefix="kgt-picture-") as folder:
+            path = Path(folder) / picture.key.rpartition("/")[2]
+            path.write_bytes(self._store.get(picture.key))
+            try:
+                tracking.log_artifact(self._runs[task], path, "pictures")
+            except tracking.TrackingError as error:
+                logger.warning("%s/%s is not in MLflow: %s", self._store.url, picture.key, error)
 
 
 def _here() -> NodeAffinitySchedulingStrategy:

@@ -1,33 +1,24 @@
 """What comes after the last step, as a Ray task: validation, picture, model card, registration."""
 
 import hashlib
-import itertools
 import json
 import math
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kgt.imaging import HIGHEST_PSNR, score, to_rgb, write_image
+from kgt.imaging import write_image
 from kgt.model import KGT
-from kgt.restore import restore
-from kgt.tasks import get_task
+from kgt.restore import NotFiniteError
 from kgt.weights import load_weights
 from pipelines import versions
-from pipelines.degradations import Pair as Degraded
-from pipelines.shards import Pair, decode_pair
 from pipelines.storage import open_store
 from training import origin, tracking
 from training.card import model_card
-from training.data import read_shard
-from training.image_sets import baseline
 from training.plan import Job
-
-SHOWN = 4
-"""Pairs in the before/after picture."""
+from training.validation import ValidationSet, means
 
 
 def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
@@ -43,12 +34,13 @@ def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
         weights = folder / "weights.safetensors"
         weights.write_bytes(store.get(f"{job.task}/weights.safetensors"))
         model, _ = load_weights(weights, device="cuda" if job.config.gpus_per_worker else "cpu")
-        figures, shown = _validate(job, model)
+        pairs = ValidationSet(job.plan, job.config.validation_pairs)
+        figures, picture = _validate(pairs, model)
         steps = job.config.steps
         tracking.log_metrics(run, [{"step": steps, **{f"val_{name}": value for name, value in figures.items()}}])
         tracking.log_artifact(run, weights)
-        if shown:
-            write_image(folder / "before-after.png", np.concatenate(shown))
+        if picture is not None:
+            write_image(folder / "before-after.png", picture)
             tracking.log_artifact(run, folder / "before-after.png")
         card = model_card(job, figures, lineage)
         (folder / "CARD.md").write_text(card)
@@ -69,40 +61,12 @@ def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
     return result
 
 
-def _validate(job: Job, model: KGT) -> tuple[dict[str, float], list[np.ndarray]]:
-    """(mean PSNR in dB and SSIM over the validation pairs, by the task's protocol; rows of the picture)."""
-    protocol = get_task(job.task).protocol
-    rows: list[tuple[float, float, float]] = []
-    shown: list[np.ndarray] = []
-    for pair in _validation_pairs(job):
-        restored = restore(model, pair.degraded, task=job.task)
-        best, similarity = score(restored, pair.clean, protocol, model.config.scale)
-        given = baseline(job.task, Degraded(pair.clean, pair.degraded, pair.meta["parameters"]))
-        before, _ = score(given, pair.clean, protocol, model.config.scale)
-        rows.append((min(before, HIGHEST_PSNR), min(best, HIGHEST_PSNR), similarity))
-        if len(shown) < SHOWN and (not shown or shown[0].shape[1] == 3 * pair.clean.shape[1]):
-            shown.append(_side_by_side(pair, restored))
-    if not rows:
-        return {}, []
-    means = np.mean(rows, axis=0)
-    names = ("input_psnr", "psnr", "ssim")
-    return {**dict(zip(names, map(float, means), strict=True)), "pairs": float(len(rows))}, shown
-
-
-def _validation_pairs(job: Job) -> Iterator[Pair]:
-    """At most `validation_pairs`, as many of each shard."""
-    shards = job.plan.validation
-    each = math.ceil(job.config.validation_pairs / max(1, len(shards)))
-    samples = (itertools.islice(read_shard(job.plan.store, shard), each) for shard in shards)
-    for sample in itertools.islice(itertools.chain.from_iterable(samples), job.config.validation_pairs):
-        yield decode_pair(sample)
-
-
-def _side_by_side(pair: Pair, restored: np.ndarray) -> np.ndarray:
-    """Degraded, restored and clean, uint8 (H, 3 W, 3)."""
-    degraded = pair.degraded
-    if degraded.dtype != np.uint8:
-        degraded = np.clip(np.rint(degraded * 255), 0, 255).astype(np.uint8)
-    scale = pair.clean.shape[0] // degraded.shape[0]
-    degraded = degraded.repeat(scale, axis=0).repeat(scale, axis=1)
-    return np.concatenate([to_rgb(image) for image in (degraded, restored, pair.clean)], axis=1)
+def _validate(pairs: ValidationSet, model: KGT) -> tuple[dict[str, float], np.ndarray | None]:
+    """(the means over the pairs, and how many there are; the picture). Empty where there are none."""
+    scores = pairs.scores(model)
+    if not scores:
+        return {}, None
+    figures = means(scores)
+    if not math.isfinite(figures["psnr"]):
+        raise NotFiniteError("the trained model's output is not finite: its weights are no good")
+    return {**figures, "pairs": float(len(scores))}, pairs.picture(model)

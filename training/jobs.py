@@ -141,7 +141,7 @@ def _model(config: RunConfig, manifest: Manifest) -> KGTConfig:
                 f"the shards of sr mix the scales {scale}, and a model has one: make shards of one scale, "
                 "as in `python pipelines/synthesize.py task=sr tasks.sr.scale=2 source=…`"
             )
-    model = preset(config.model, config.task, scale)
+    model = dataclasses.replace(preset(config.model, config.task, scale), similarity=config.similarity)
     return model if config.topk == "random" else dataclasses.replace(model, topk=int(config.topk))
 
 

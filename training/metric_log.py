@@ -31,7 +31,7 @@ class MetricLog:
         if record["step"] <= self.last:
             return
         self.last = int(record["step"])
-        if self.last % self._every == 0:
+        if self.last % self._every == 0 or "val_psnr" in record:
             self._records.append(dict(record))
         if time.monotonic() - self._sent > SEND_SECONDS:
             self._send()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -18,10 +19,12 @@ import torch
 import torch.distributed as dist
 
 from kgt.errors import UserError
+from kgt.imaging import write_image
 from kgt.model import KGT
 from kgt.weights import save_weights
 from pipelines.storage import Store, open_store
-from training import checkpoint, journal
+from training import checkpoint
+from training.board import Picture
 from training.config import loss_terms
 from training.data import Batch, Prefetcher, batches
 from training.diagnosis import spoilt, spoilt_module
@@ -32,12 +35,15 @@ from training.order import consumed
 from training.plan import INIT, Job
 from training.profiling import StepProfiler
 from training.remote import NotFinite
+from training.reporter import Reporter
 from training.schedule import learning_rate, neighbours
 from training.step import StepOutcome, train_step
+from training.validation import Validator
 from training.warmstart import take_over
 
-REPORT_SECONDS = 1.0
 WEIGHTS = "weights.safetensors"
+BEST = "best.safetensors"
+"""The average that validated best so far, with its `step` and `psnr`; the last one is the run's result all the same."""
 
 logging.getLogger("botocore").setLevel(logging.WARNING)  # Ray Train shows workers' INFO lines
 logger = logging.getLogger("training")
@@ -53,7 +59,7 @@ def train(loop: dict[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     job = dataclasses.replace(job, config=dataclasses.replace(job.config, workers=workers))
     torch.set_num_threads(job.config.cpus_per_worker)
-    reporter = _Reporter(job, loop["board"]) if rank == 0 else None
+    reporter = Reporter(job, loop["board"]) if rank == 0 else None
     state = _State(job, rank, reporter)
     profiler = StepProfiler(job.config.profiled() if rank == 0 else range(0), state.store, f"{job.task}/profile")
     stopping = False
@@ -62,11 +68,15 @@ def train(loop: dict[str, Any]) -> None:
         try:
             while state.step < job.config.steps and not stopping:
                 profiler.begin(state.step + 1)
-                _step(job, state, loader, reporter)
+                outcome, figures = _step(job, state, loader, reporter)
+                if state.validation_due():
+                    figures |= state.validate()
+                if reporter is not None:
+                    reporter.add(state.step, outcome, figures)
                 if trace := profiler.end(state.step):
                     reporter.say(f"trace of torch.profiler: {trace}")
                 stopping = state.anywhere(reporter is not None and reporter.stopping)
-                if state.step % job.config.checkpoint_every == 0 or state.step == job.config.steps or stopping:
+                if state.checkpoint_due() or stopping:
                     state.save()
         finally:
             loader.close()
@@ -97,7 +107,7 @@ class _State:
     reporter: rank 0's.
     """
 
-    def __init__(self, job: Job, rank: int, reporter: "_Reporter | None") -> None:
+    def __init__(self, job: Job, rank: int, reporter: Reporter | None) -> None:
         self.job = job
         self.rank = rank
         self.reporter = reporter
@@ -108,6 +118,7 @@ class _State:
         self.step = 0
         self.skipped = 0
         self.skipped_in_row = 0
+        self.best: dict[str, float] | None = None  # the validation's best `step` and `psnr`
         torch.manual_seed(job.config.seed)
         model = KGT(job.model)
         found = self._latest()
@@ -121,6 +132,7 @@ class _State:
         self.ema = Ema(self.engine.weights(), job.config.ema)
         if found is not None:
             self._resume(found, universal)
+        self._validator: Validator | None = None
 
     def anywhere(self, wish: bool) -> bool:
         """Whether any rank wishes it: the same answer on all of them, which all ask."""
@@ -147,6 +159,7 @@ class _State:
             self.ema.load(self.engine.part(average), found.state["ema_updates"])
         self.step = found.step
         self.skipped, self.skipped_in_row = found.state["skipped"], found.state["skipped_in_row"]
+        self.best = found.state["best"]
 
     def _warm_start(self, model: KGT) -> None:
         def fill(folder: Path) -> None:
@@ -157,13 +170,48 @@ class _State:
         if self.reporter:
             self.reporter.say(taken)
 
+    def validation_due(self) -> bool:
+        """After this step. After the last one `finish` does it."""
+        every, steps = self.job.config.validate_every, self.job.config.steps
+        return every > 0 and self.step % every == 0 and self.step < steps and bool(self.job.plan.validation)
+
+    def checkpoint_due(self) -> bool:
+        """After this step; the best so far is always kept."""
+        best = self.best is not None and self.best["step"] == self.step
+        return self.step % self.job.config.checkpoint_every == 0 or self.step == self.job.config.steps or best
+
+    def validate(self) -> dict[str, float]:
+        """The figures of weights and average, the same on every rank; every rank calls it."""
+        started = time.perf_counter()
+        if self._validator is None:
+            self._validator = Validator(self.job, self.device)
+        average = self.engine.whole(self.ema.shadow)
+        figures = self._validator.figures(self.engine.whole(self.engine.weights()), average)
+        if self.best is None or figures["val_psnr"] > self.best["psnr"]:
+            self.best = {"step": self.step, "psnr": figures["val_psnr"]}
+            if self.rank == 0:
+                self._put_weights(BEST, average, {name: str(value) for name, value in self.best.items()})
+        if self.reporter and math.isfinite(figures["val_psnr"]):
+            self._put_picture(self._validator.picture())
+        return figures | {"validation": time.perf_counter() - started}
+
+    def _put_picture(self, picture: np.ndarray) -> None:
+        key = f"{self.job.task}/pictures/{self.step:08d}.png"
+        with tempfile.TemporaryDirectory(prefix="kgt-picture-") as folder:
+            path = Path(folder) / "picture.png"
+            write_image(path, picture)
+            self.store.put(key, path)
+        self.reporter.say(Picture(key))
+
     def save(self) -> None:
         """Write a checkpoint, every rank its part, and remove old ones."""
+        started = time.perf_counter()
         state = identity(self.job, self.step) | {
             "workers": dist.get_world_size(),
             "ema_updates": self.ema.updates,
             "skipped": self.skipped,
             "skipped_in_row": self.skipped_in_row,
+            "best": self.best,
         }
         if self.reporter:
             self.reporter.keep(self.store)
@@ -173,58 +221,30 @@ class _State:
             if self.rank == 0:
                 safetensors.torch.save_file(average, Path(folder) / "ema.safetensors")
             checkpoint.save(self.store, self.job.task, self.step, Path(folder), state, rank=self.rank, gather=_gather)
-        if self.rank == 0:
-            checkpoint.prune(self.store, self.job.task, self.job.config.keep)
+        if self.reporter:
+            best = [self.best["step"]] if self.best else []
+            checkpoint.prune(self.store, self.job.task, self.job.config.keep, best)
+            self.reporter.note(checkpoint=time.perf_counter() - started)
 
     def save_weights(self) -> None:
         """The averaged weights as the run's result. Every rank calls it; rank 0 writes."""
         average = self.engine.whole(self.ema.shadow)
-        if self.rank:
-            return
+        if self.rank == 0:
+            self._put_weights(WEIGHTS, average)
+
+    def _put_weights(self, name: str, weights: dict[str, torch.Tensor], more: dict[str, str] | None = None) -> None:
         model = KGT(self.job.model)
-        model.load_state_dict(average)
+        model.load_state_dict(weights)
         with tempfile.TemporaryDirectory(prefix="kgt-weights-") as folder:
-            path = Path(folder) / WEIGHTS
-            save_weights(model, path, metadata={"task": self.job.task})
-            self.store.put(f"{self.job.task}/{WEIGHTS}", path)
+            path = Path(folder) / name
+            save_weights(model, path, metadata={"task": self.job.task, **(more or {})})
+            self.store.put(f"{self.job.task}/{name}", path)
 
 
-class _Reporter:
-    """Collects a record a step and sends them on about once a second. `stopping`: the answer was that the run stops."""
-
-    def __init__(self, job: Job, board: Any) -> None:
-        self.stopping = False
-        self._job = job
-        self._board = board
-        self._records: list[dict[str, float]] = []
-        self._unsent = 0
-        self._sent = time.monotonic()
-
-    def add(self, step: int, outcome: StepOutcome, **more: float) -> None:
-        """One step's figures. PSNR is of the training batch, in dB."""
-        psnr = -10 * math.log10(outcome.mse) if 0 < outcome.mse < math.inf else math.nan
-        self._records.append({"step": step, "psnr": psnr, **dataclasses.asdict(outcome), **more})
-        self._unsent += 1
-        if time.monotonic() - self._sent >= REPORT_SECONDS:
-            self._send()
-
-    def keep(self, store: Store) -> None:
-        """Send what there is; write all since the last checkpoint into the run's folder."""
-        self._send()
-        journal.write(store, self._job.task, self._records)
-        self._records = []
-
-    def say(self, what: str) -> None:
-        """See Board."""
-        ray.get(self._board.say.remote(self._job.task, what))
-
-    def _send(self) -> None:
-        fresh = self._records[len(self._records) - self._unsent :]
-        self.stopping |= ray.get(self._board.push.remote(self._job.task, fresh))
-        self._unsent, self._sent = 0, time.monotonic()
-
-
-def _step(job: Job, state: _State, loader: Prefetcher, reporter: _Reporter | None) -> None:
+def _step(
+    job: Job, state: _State, loader: Prefetcher, reporter: Reporter | None
+) -> tuple[StepOutcome, dict[str, float]]:
+    """The next step: what came of it, and its further figures."""
     config, started, phase = job.config, time.perf_counter(), job.plan.phase(state.step)
     batch = next(loader)
     batch = Batch(*(images.to(state.device, non_blocking=True) for images in (batch.degraded, batch.clean)))
@@ -261,15 +281,13 @@ def _step(job: Job, state: _State, loader: Prefetcher, reporter: _Reporter | Non
         if reporter is not None:  # all ranks skip it
             logger.warning("%s: step %d skipped: loss or gradient not finite (%s)", job.task, state.step, outcome.loss)
     state.step += 1
-    if reporter is not None:
-        figures = {"k": k, "lr": rate, "patch": phase.patch, "batch_size": phase.batch_size, "skipped": state.skipped}
-        seconds = time.perf_counter() - started
-        reporter.add(state.step, outcome, **figures, wait=loader.waited, seconds=seconds)
+    figures = {"k": k, "lr": rate, "patch": phase.patch, "batch_size": phase.batch_size, "skipped": state.skipped}
     if state.skipped_in_row >= config.max_skipped:
         raise NotFinite(
             f"{state.skipped_in_row} steps in a row gave a loss or gradient that is not finite "
             f"(last loss {outcome.loss}, k={k}, lr={rate:.3g}): {_diagnosis(state.engine, batch, k)}"
         )
+    return outcome, figures | {"wait": loader.waited, "seconds": time.perf_counter() - started}
 
 
 def _diagnosis(engine: DeepSpeedEngine, batch: Batch, k: int) -> str:

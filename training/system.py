@@ -1,0 +1,39 @@
+"""What the first worker's machine is doing, under MLflow's names for it."""
+
+from contextlib import suppress
+
+import psutil
+import torch
+
+_MIB = 2**20
+
+
+class SystemMonitor:
+    """Of the machine of the process that owns it, and of that process's GPU."""
+
+    def __init__(self) -> None:
+        psutil.cpu_percent()  # percentages are since the last call
+        self._process = psutil.Process()
+
+    def memory(self) -> float:
+        """MiB: the most that tensors took on the GPU since the last call; without one, what the process holds now."""
+        if not torch.cuda.is_available():
+            return self._process.memory_info().rss / _MIB
+        most = torch.cuda.max_memory_allocated() / _MIB
+        torch.cuda.reset_peak_memory_stats()
+        return most
+
+    def utilization(self) -> dict[str, float]:
+        """Since the last call. That of a GPU only where NVIDIA's library for it is installed (`nvidia-ml-py`)."""
+        memory = psutil.virtual_memory()
+        figures = {
+            "system/cpu_utilization_percentage": psutil.cpu_percent(),
+            "system/system_memory_usage_megabytes": memory.used / _MIB,
+            "system/system_memory_usage_percentage": memory.percent,
+        }
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            figures["system/gpu_memory_usage_percentage"] = 100 * (1 - free / total)
+            with suppress(ModuleNotFoundError):
+                figures["system/gpu_utilization_percentage"] = torch.cuda.utilization()
+        return figures
