@@ -65,19 +65,23 @@ def train(loop: dict[str, Any]) -> None:
     stopping = False
     if state.step < job.config.steps:
         loader = Prefetcher(batches(job.plan, rank=rank, workers=workers, step=state.step))
+        begun = time.perf_counter()
         try:
             while state.step < job.config.steps and not stopping:
                 profiler.begin(state.step + 1)
                 outcome, figures = _step(job, state, loader, reporter)
+                ended = time.perf_counter()
+                figures["seconds"] = ended - begun  # with what came after the step before, such as its report
                 if state.validation_due():
                     figures |= state.validate()
+                begun = ended + figures.get("validation", 0)
                 if reporter is not None:
                     reporter.add(state.step, outcome, figures)
                 if trace := profiler.end(state.step):
                     reporter.say(f"trace of torch.profiler: {trace}")
                 stopping = state.anywhere(reporter is not None and reporter.stopping)
                 if state.checkpoint_due() or stopping:
-                    state.save()
+                    begun += state.save()
         finally:
             loader.close()
     if state.step == job.config.steps:
@@ -153,6 +157,7 @@ class _State:
             if universal:
                 make_universal(folder)
 
+        started = time.perf_counter()
         with _on_this_machine(fill) as folder:
             self.engine.load(folder)
             average = safetensors.torch.load_file(folder / "ema.safetensors")
@@ -160,6 +165,8 @@ class _State:
         self.step = found.step
         self.skipped, self.skipped_in_row = found.state["skipped"], found.state["skipped_in_row"]
         self.best = found.state["best"]
+        if self.reporter:
+            self.reporter.note(resume=time.perf_counter() - started)
 
     def _warm_start(self, model: KGT) -> None:
         def fill(folder: Path) -> None:
@@ -203,8 +210,8 @@ class _State:
             self.store.put(key, path)
         self.reporter.say(Picture(key))
 
-    def save(self) -> None:
-        """Write a checkpoint, every rank its part, and remove old ones."""
+    def save(self) -> float:
+        """Write a checkpoint, every rank its part, and remove old ones. How many seconds it took."""
         started = time.perf_counter()
         state = identity(self.job, self.step) | {
             "workers": dist.get_world_size(),
@@ -224,7 +231,10 @@ class _State:
         if self.reporter:
             best = [self.best["step"]] if self.best else []
             checkpoint.prune(self.store, self.job.task, self.job.config.keep, best)
-            self.reporter.note(checkpoint=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if self.reporter:
+            self.reporter.note(checkpoint=seconds)
+        return seconds
 
     def save_weights(self) -> None:
         """The averaged weights as the run's result. Every rank calls it; rank 0 writes."""
@@ -245,7 +255,7 @@ def _step(
     job: Job, state: _State, loader: Prefetcher, reporter: Reporter | None
 ) -> tuple[StepOutcome, dict[str, float]]:
     """The next step: what came of it, and its further figures."""
-    config, started, phase = job.config, time.perf_counter(), job.plan.phase(state.step)
+    config, phase = job.config, job.plan.phase(state.step)
     batch = next(loader)
     batch = Batch(*(images.to(state.device, non_blocking=True) for images in (batch.degraded, batch.clean)))
     k = neighbours(state.step, topk=config.topk, seed=config.seed, dense=config.topk_dense)
@@ -287,7 +297,7 @@ def _step(
             f"{state.skipped_in_row} steps in a row gave a loss or gradient that is not finite "
             f"(last loss {outcome.loss}, k={k}, lr={rate:.3g}): {_diagnosis(state.engine, batch, k)}"
         )
-    return outcome, figures | {"wait": loader.waited, "seconds": time.perf_counter() - started}
+    return outcome, figures | {"wait": loader.waited}
 
 
 def _diagnosis(engine: DeepSpeedEngine, batch: Batch, k: int) -> str:

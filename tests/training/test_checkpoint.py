@@ -115,6 +115,8 @@ def test_pruning_keeps_the_newest_and_sweeps_what_was_never_committed(store: Sto
     for step in (20, 30, 40):
         save(store, tmp_path, step)
     save(store, tmp_path, 50, fail=1)
+    checkpoint.prune(store, "sr", 2, besides=[10])
+    assert checkpoint.committed(store, "sr") == [10, 30, 40]
     checkpoint.prune(store, "sr", 2)
     assert checkpoint.committed(store, "sr") == [30, 40]
     assert {key.split("/")[2] for key in store.list("sr/checkpoints/")} == {"00000030", "00000040", "00000050"}

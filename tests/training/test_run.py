@@ -71,7 +71,8 @@ def undisturbed(
         path.write_bytes(data.replace(b"RIFF", b"RUFF"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KGT_HOME", str(tmp_path_factory.mktemp("home")))
-        yield command(denoise_store, tmp_path_factory.mktemp("runs") / "a run", "task=[denoise,jpeg]")
+        asked = ["task=[denoise,jpeg]", "validate_every=8"]
+        yield command(denoise_store, tmp_path_factory.mktemp("runs") / "a run", *asked)
 
 
 @pytest.fixture
@@ -98,6 +99,35 @@ def test_every_step_is_logged_with_its_k_below_n(undisturbed: Ran) -> None:
     nodes = preset("kgt-tiny", "denoise").window ** 2
     assert all(k in RANDOM_TOPK and of_nodes(int(k), nodes) < nodes for _, k in drawn)
     assert losses[-1][1] < losses[0][1]
+
+
+def test_it_is_validated_on_the_way(undisturbed: Ran) -> None:
+    """Weights and their average, at two k; the best one stays, as weights and as a checkpoint."""
+    for name in ("val_psnr", "val_raw_ssim", "val_psnr_k64", "val_raw_psnr_k64"):
+        assert sorted(undisturbed.history(name))[1][0] == 16
+    figures = dict(undisturbed.history("val_psnr"))
+    assert figures[STEPS] > figures[16] > figures[8]
+    assert dict(undisturbed.history("val_raw_psnr"))[16] > figures[16]  # the average lags behind
+    folder = undisturbed.out / "denoise"
+    _, metadata = load_weights(folder / "best.safetensors")
+    assert (metadata["step"], float(metadata["psnr"])) == ("16", figures[16])
+    assert checkpoint.committed(open_store(f"file://{undisturbed.out}"), "denoise") == [16, 18, 24]
+    with Image.open(folder / "pictures" / "00000016.png") as picture:
+        assert picture.size[0] == 3 * 48
+    run = json.loads((folder / "run.json").read_text())["mlflow_run"]
+    client = mlflow.MlflowClient(f"sqlite:///{undisturbed.home / 'mlflow.db'}")
+    assert [item.path for item in client.list_artifacts(run, "pictures")] == [
+        "pictures/00000008.png",
+        "pictures/00000016.png",
+    ]
+    assert "validation" in undisturbed.stderr
+
+
+def test_the_machine_is_watched(undisturbed: Ran) -> None:
+    assert all(100 < value < 1e5 for _, value in undisturbed.history("memory"))
+    assert all(0 <= value <= 100 for _, value in undisturbed.history("system/cpu_utilization_percentage"))
+    assert len(undisturbed.history("system/cpu_utilization_percentage")) > 0
+    assert len(undisturbed.history("checkpoint")) >= 3
 
 
 @pytest.mark.usefixtures("same_home")
@@ -153,6 +183,7 @@ def test_a_registered_version_can_be_made_again(
 def test_another_engine_trains_the_same_model(undisturbed: Ran, denoise_store: str, out: Path) -> None:
     """ZeRO 3 in bfloat16, by micro-steps, activations computed again, two steps of it traced: only rounding differs."""
     engine = ["zero=3", "precision=bf16", "accumulate=2", "activation_checkpointing=true", "profile=3:4"]
+    engine += ["validate_every=16"]
     ran = command(denoise_store, out, "task=denoise", *engine)
     assert ran.code == 0, ran.stderr
     values, expected = ([value for _, value in run.history("loss")] for run in (ran, undisturbed))
@@ -167,6 +198,7 @@ def test_another_engine_trains_the_same_model(undisturbed: Ran, denoise_store: s
     torch.manual_seed(SEED)
     start = torch.cat([weight.flatten() for weight in KGT(preset("kgt-tiny", "denoise")).parameters()])
     assert (other - exact).norm() < 0.1 * (exact - start).norm()
+    assert dict(ran.history("val_psnr"))[16] == pytest.approx(dict(undisturbed.history("val_psnr"))[16], abs=0.2)
     assert f"trace of torch.profiler: file://{out}/denoise/profile/steps-3-4.json.gz" in ran.stderr
     with gzip.open(out / "denoise" / "profile" / "steps-3-4.json.gz") as file:
         names = [event["name"] for event in json.load(file)["traceEvents"]]
