@@ -129,7 +129,7 @@ def _measure(trainer: Trainer, given: argparse.Namespace) -> dict[str, list[dict
     if "workers" in given.parts:
         ways = {"1 x 2 threads": ("workers=1", "cpus_per_worker=2"), "2 x 1 thread": ("workers=2", "cpus_per_worker=1")}
         found["workers"] = _in_turns(trainer, given, "workers", ways)
-        found["goals"] = _goals(given.model, *found["workers"])
+        found["goals"] = goals(given.model, *found["workers"])
     if "zero" in given.parts:
         ways = {str(stage): ("workers=2", "cpus_per_worker=1", f"zero={stage}") for stage in range(4)}
         found["zero"] = _in_turns(trainer, given, "ZeRO", ways)
@@ -165,7 +165,7 @@ def split(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _goals(model: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> list[dict[str, Any]]:
+def goals(model: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> list[dict[str, Any]]:
     ratio, overhead = two["pairs/s"] / one["pairs/s"], max(one["overhead"], two["overhead"])
     return [
         {
