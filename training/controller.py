@@ -4,15 +4,12 @@ One that fails stops no other. Asked to stop, those in training write a checkpoi
 """
 
 import json
-import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -33,8 +30,6 @@ from training.metric_log import MetricLog
 from training.plan import Job
 
 POLL_SECONDS = 0.3
-
-logger = logging.getLogger("training")
 
 
 @dataclass
@@ -190,7 +185,7 @@ class _Controller:
                 self._stepping.discard(task)
                 self._display.say(task, news)
             elif isinstance(news, Picture):
-                self._log_picture(task, news)
+                self._logs[task].add_picture(self._store, news.key)
             else:
                 self._stepping.add(task)
                 self._display.update(task, news)
@@ -198,15 +193,6 @@ class _Controller:
                 tell(self._alarms[task].record(news, now))
         for task in self._stepping:
             tell(self._alarms[task].time(now))
-
-    def _log_picture(self, task: str, picture: Picture) -> None:
-        with tempfile.TemporaryDirectory(prefix="kgt-picture-") as folder:
-            path = Path(folder) / picture.key.rpartition("/")[2]
-            path.write_bytes(self._store.get(picture.key))
-            try:
-                tracking.log_artifact(self._runs[task], path, "pictures")
-            except tracking.TrackingError as error:
-                logger.warning("%s/%s is not in MLflow: %s", self._store.url, picture.key, error)
 
 
 def _here() -> NodeAffinitySchedulingStrategy:

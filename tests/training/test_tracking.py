@@ -169,6 +169,8 @@ class Server:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+                with outer.silent:
+                    pass
                 if not outer.refusing and self.path.endswith("runs/log-batch"):
                     outer.received += [metric["step"] for metric in json.loads(body)["metrics"]]
                 refusal = {"error_code": "PERMISSION_DENIED", "message": "not you\nat all"}
@@ -182,6 +184,7 @@ class Server:
                 pass
 
         self.refusing, self.received = False, []
+        self.silent = threading.Lock()  # while it is held, the server says nothing
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
@@ -206,19 +209,38 @@ def test_metrics_wait_for_a_server_that_refuses_and_are_lost_with_one_that_died(
     monkeypatch.setattr(metric_log, "SEND_SECONDS", -1.0)
     log = MetricLog("0" * 32, every=1)
     log.add({"step": 1, "loss": 1.0})
+    log.flush()
     server.refusing = True
     log.add({"step": 2, "loss": 1.0})
+    log.flush()
     assert "does not allow this account to do this" in caplog.text
     assert "metrics are kept for later" in caplog.text
+    assert "1 steps of run" in caplog.text
     server.refusing = False
     log.add({"step": 3, "loss": 1.0})
+    log.flush()
     assert server.received == [1, 2, 3]
+    caplog.clear()
     server.die()
     log.add({"step": 4, "loss": 1.0})
     log.flush()
-    assert "the metrics of 1 steps of run" in caplog.text
+    assert "1 steps of run" in caplog.text
     tracking.end_run("0" * 32)
     assert "is FINISHED, and MLflow does not know it" in caplog.text
+
+
+def test_nothing_waits_for_a_server_that_is_slow(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(metric_log, "SEND_SECONDS", -1.0)
+    log = MetricLog("0" * 32, every=1)
+    with server.silent:
+        log.add({"step": 1, "loss": 1.0})
+        for step in range(2, 50):
+            log.add({"step": step, "loss": 1.0})
+        assert server.received == []
+    log.flush()
+    assert server.received == list(range(1, 50))
 
 
 def test_a_server_that_refuses_or_died_is_one_line_for_every_call(server: Server, tmp_path: Path) -> None:
