@@ -1,0 +1,47 @@
+"""What is read from a run's records."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kgt.errors import UserError
+from tests.benchmarks.curves import curve, draw, read, summary
+
+
+def write(folder: Path, name: str, steps: range, seconds: float, **more: float) -> None:
+    (folder / "metrics").mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"step": step, "k": 64, "seconds": seconds, **more}) for step in steps]
+    (folder / "metrics" / name).write_text("\n".join(lines) + "\n")
+
+
+def test_replayed_steps_count_once_and_validation_is_paid_for(tmp_path: Path) -> None:
+    write(tmp_path, "00000010.jsonl", range(1, 11), 360.0)
+    write(tmp_path, "00000020.jsonl", range(9, 21), 180.0)
+    write(tmp_path, "00000021.jsonl", range(21, 22), 100.0, val_psnr=30.0, validation=80.0)
+    records = read(tmp_path)
+    assert [record["step"] for record in records] == list(range(1, 22))
+    (point,) = curve(records, 2)
+    assert point == {"step": 21, "core-hours": pytest.approx(2 * (8 * 360 + 13 * 180) / 3600), "val_psnr": 30.0}
+
+
+def test_the_last_hour_is_of_wall_time(tmp_path: Path) -> None:
+    for step, psnr in ((1, 28.0), (2, 29.0), (3, 29.5), (4, 29.75)):
+        write(tmp_path, f"{step:08d}.jsonl", range(step, step + 1), 1800.0, val_psnr=psnr)
+    row = summary(read(tmp_path), 2)
+    assert (row["core-hours"], row["last hour, dB"]) == (4.0, "+0.750")
+    assert row["quiet"] == pytest.approx(4.0)
+    draw({"a": curve(read(tmp_path), 2), "b": []}, tmp_path / "made" / "figure.png")
+    assert (tmp_path / "made" / "figure.png").stat().st_size > 1000
+
+
+def test_a_run_that_was_never_validated_has_no_figures(tmp_path: Path) -> None:
+    write(tmp_path, "00000010.jsonl", range(1, 11), 1.0)
+    row = summary(read(tmp_path), 1)
+    assert row["validation, dB"] is None
+    assert row["last hour, dB"] is None
+
+
+def test_a_folder_that_is_none_of_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run's folder"):
+        read(tmp_path)
