@@ -6,7 +6,6 @@ import pickle
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kgt.errors import UserError
+from pipelines.ray_death import DEATHS, die_with_raylet, surviving
 from pipelines.storage import Unavailable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,23 +34,13 @@ _CHATTER = {
     "ray.data._internal.execution": logging.CRITICAL,  # it logs the traces of errors that it raises as well
 }
 
-# What Ray raises where it is Ray that died, not the code that it ran.
-_DEATHS = (
-    ray.exceptions.LocalRayletDiedError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.ObjectLostError,
-    ray.exceptions.RayActorError,
-    ray.exceptions.RaySystemError,
-    ray.exceptions.RpcError,
-    ray.exceptions.WorkerCrashedError,
-)
-
 
 def connect(cores: int | None = None) -> None:
     """Be connected to Ray, quietly; nothing happens if this process already is.
 
     Inside a submitted job: to that job's cluster. With RAY_ADDRESS set: to that cluster, taking this checkout along.
     Otherwise: to a Ray of this process's own, on this machine's `cores` (default all), that ends with it.
+    If Ray dies on this machine, this process ends: see `ray_death`.
     """
     if ray.is_initialized():
         return
@@ -71,11 +61,12 @@ def connect(cores: int | None = None) -> None:
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}") from error
     except Exception as error:
-        if type(error) not in (Exception, RuntimeError, *_DEATHS):
+        if type(error) not in (Exception, RuntimeError, *DEATHS):
             raise
         # Ray's words, and kinds, for parts of it that die while they start or are too slow.
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(f"no Ray starts on this machine ({reason}): try again") from error
+    die_with_raylet()
 
 
 def each_row(
@@ -129,18 +120,6 @@ class Shared:
     def get(self) -> Any:
         """The value."""
         return ray.get(self._reference)
-
-
-@contextmanager
-def surviving() -> Iterator[None]:
-    """What is heard of a Ray that died under a run, in one line."""
-    try:
-        yield
-    except _DEATHS as error:
-        raise UserError(
-            f"Ray died while the run was going on ({type(error).__name__}): what is finished is kept, "
-            "the same command goes on from there"
-        ) from error
 
 
 def nodes() -> list[str]:

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kgt.errors import UserError
 from kgt.home import home, tracking_uri
-from pipelines import cluster
+from pipelines import cluster, ray_death
 from pipelines.storage import check_writable, open_store
 from training import jobs, journal, origin, remote, tracking
 from training.alarms import Alarms, tell
@@ -67,7 +67,7 @@ def run(todo: Sequence[Job], interruption: Interruption) -> list[Outcome]:
         slots = _slots(fresh[0])
         check_writable(open_store(fresh[0].config.out))
         jobs.commit(fresh)
-        with cluster.surviving(), interruption:
+        with ray_death.surviving(), interruption:
             outcomes |= {outcome.task: outcome for outcome in _Controller(fresh, slots, interruption).run()}
     return [outcomes[job.task] for job in todo]
 
@@ -102,6 +102,7 @@ class _Controller:
         """How every task ended."""
         self._tell_what_is_missing()
         with (
+            ray_death.at_death(self._end_runs),
             self._display,
             ThreadPoolExecutor(len(self._todo)) as finishing,
             ThreadPoolExecutor(self._slots) as training,
@@ -118,10 +119,9 @@ class _Controller:
             except BaseException:
                 self._over.set()
                 ray.shutdown()
-                for task, run in self._runs.items():
-                    self._logs[task].flush()
-                    tracking.end_run(run, "KILLED")
-                tracking.end_run(self._parent, "KILLED")
+                for log in self._logs.values():
+                    log.flush()
+                self._end_runs()
                 raise
         outcomes = [_outcome(task, future) for task, future in futures.items()]
         for outcome in outcomes:
@@ -129,6 +129,10 @@ class _Controller:
             tracking.end_run(self._runs[outcome.task], _status([outcome]))
         tracking.end_run(self._parent, _status(outcomes))
         return outcomes
+
+    def _end_runs(self) -> None:
+        for run in (*self._runs.values(), self._parent):
+            tracking.end_run(run, "KILLED")
 
     def _tell_what_is_missing(self) -> None:
         """Log the steps that MLflow never heard of before the run was interrupted."""
