@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import threading
 import urllib.error
@@ -37,7 +38,7 @@ class Alarms:
         self._raised: set[str] = set()
         self._steps: deque[tuple[float, float]] = deque(maxlen=WAIT_STEPS)
         self._streak = 0
-        self._best: tuple[float, int] | None = None
+        self._best, self._best_step = -math.inf, 0
         self._last_step: float | None = None
         self._last_checkpoint: float | None = None
 
@@ -78,14 +79,11 @@ class Alarms:
         )
 
     def _validated(self, psnr: float, step: int) -> Iterator[str]:
-        if self._best is None or psnr > self._best[0]:
-            self._best = (psnr, step)
-        best, at = self._best
-        yield from self._when(
-            not psnr > best - FALLEN_DB,
-            "falling validation",
-            f"{psnr:.2f} dB at step {step}, {best:.2f} dB at step {at}",
-        )
+        if psnr > self._best:
+            self._best, self._best_step = psnr, step
+        before = f", {self._best:.2f} dB at step {self._best_step}" if self._best_step else ""
+        fallen = not psnr > self._best - FALLEN_DB  # NaN, too
+        yield from self._when(fallen, "falling validation", f"{psnr:.2f} dB at step {step}{before}")
 
     def _when(self, wrong: bool, name: str, what: str) -> Iterator[str]:
         if wrong and name not in self._raised:

@@ -194,7 +194,7 @@ class _State:
             self._validator = Validator(self.job, self.device)
         average = self.engine.whole(self.ema.shadow)
         figures = self._validator.figures(self.engine.whole(self.engine.weights()), average)
-        if self.best is None or figures["val_psnr"] > self.best["psnr"]:
+        if figures["val_psnr"] > (self.best["psnr"] if self.best else -math.inf):
             self.best = {"step": self.step, "psnr": figures["val_psnr"]}
             if self.rank == 0:
                 self._put_weights(BEST, average, {name: str(value) for name, value in self.best.items()})

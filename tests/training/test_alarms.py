@@ -57,6 +57,12 @@ def test_validation_that_falls(own: Alarms, fallen: float) -> None:
     assert fed(own, record(40, val_psnr=30.1)) == ["jpeg: falling validation is over"]
 
 
+def test_validation_that_begins_with_nan(own: Alarms) -> None:
+    assert fed(own, record(10, val_psnr=float("nan"))) == ["ALARM jpeg: falling validation: nan dB at step 10"]
+    assert fed(own, record(20, val_psnr=30.0)) == ["jpeg: falling validation is over"]
+    assert len(fed(own, record(30, val_psnr=20.0))) == 1
+
+
 def test_no_checkpoint_for_too_long(own: Alarms) -> None:
     assert fed(own, record(1), now=100.0) == []
     assert fed(own, record(2), now=100.0 + 30 * 60) == []
