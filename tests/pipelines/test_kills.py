@@ -27,8 +27,8 @@ VICTIMS = {"driver": "driver", "worker": "ray::Map", "raylet": "raylet", "gcs": 
 PLACES = [r"pool/.*tar$", r"pool/.*json$", "survey/", "versions/", "CURRENT$"]
 
 
-# Ray notices the death of its own parts after 15 and 60 seconds by default.
-IMPATIENT = {"RAY_health_check_period_ms": "1000", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+# Ray gives up a GCS that died after 60 seconds by default.
+IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
 
 
 class Battered:
@@ -53,7 +53,7 @@ class Battered:
 
         False if the command ended before. Fails if it ends otherwise than it should.
         """
-        run = self.start(**(IMPATIENT if victim in ("raylet", "gcs") else {}))
+        run = self.start(**(IMPATIENT if victim == "gcs" else {}))
         held = self._proxy.add("PUT", when.path, Hold()) if isinstance(when, Moment) else Hold()
         deadline = time.monotonic() + (60 if isinstance(when, Moment) else when)
         while not held.arrived.wait(0.05) and run.process.poll() is None and time.monotonic() < deadline:
