@@ -22,6 +22,11 @@ def model_card(job: Job, figures: Mapping[str, float], lineage: Mapping[str, str
     batches = ", then ".join(f"{phase.batch_size} patches of {phase.patch}²" for phase in config.phases())
     takes = "a raw RGGB mosaic" if model.in_channels == 1 else "an RGB image"
     origin = "\n".join(f"- {name}: {value}" for name, value in lineage.items())
+    shards = "\n".join(
+        f"- shards: {dataset.store}, {job.task}/{dataset.version}, digest {dataset.digest}"
+        + (f", weight {dataset.weight}" if len(job.plan.datasets) > 1 else "")
+        for dataset in job.plan.datasets
+    )
     return f"""# kgt-{job.task}: {task.title}
 
 A Key-Graph Transformer (arXiv 2402.02634), preset {config.model}{f", ×{model.scale}" if model.scale > 1 else ""}.
@@ -33,7 +38,7 @@ Takes {takes} of any size; any k from 64 to 512 trades quality for time.
 
 ## Made from
 
-- shards: {job.plan.store}, {job.task}/{job.version}, digest {job.digest}
+{shards}
 - training: {config.steps} steps of {batches}
 - loss {config.loss}, top-k {config.topk}, seed {config.seed}
 {origin}

@@ -20,6 +20,7 @@ from kgt.errors import UserError
 from kgt.home import home
 from kgt.tasks import nearest
 from pipelines.options import about, expand_tasks, parse
+from training.mixture import Source, sources_of
 from training.phases import Phase, phases_of, written
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -40,9 +41,15 @@ class RunConfig:
         default="quick", metadata=about("settings to begin with: quick (one machine), or full (published scale, GPUs)")
     )
     store: str = field(
-        default="", metadata=about("file:///folder or s3://bucket/prefix of the shards; empty: $KGT_HOME/shards")
+        default="",
+        metadata=about("file:///folder or s3://bucket/prefix of the shards, or a list; empty: $KGT_HOME/shards"),
     )
-    version: str = field(default="", metadata=about("which version of the shards; empty: the newest"))
+    version: str = field(
+        default="", metadata=about("which version of the shards; a list: one a store; empty: the newest")
+    )
+    weights: list[int] = field(
+        default_factory=list, metadata=about("how often each store or version of a list is read; empty: all alike")
+    )
     model: str = field(default="kgt-tiny", metadata=about(f"preset: {', '.join(PRESETS)}"))
     init: str = field(
         default="", metadata=about("start from a weights file or models:/…, as far as it fits; empty: at random")
@@ -133,7 +140,14 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """The settings that say what comes out, for one task."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in EXECUTION}
+        settings = {name: value for name, value in dataclasses.asdict(self).items() if name not in EXECUTION}
+        if not self.weights:  # as of the runs that began before there were any
+            del settings["weights"]
+        return settings
+
+    def sources(self) -> tuple[Source, ...]:
+        """Which datasets are read. Raises UserError where their lists do not fit together."""
+        return sources_of(self.store, self.version, self.weights)
 
     def phases(self) -> tuple[Phase, ...]:
         """Which patches and batches the steps take."""
@@ -304,6 +318,7 @@ def _check(config: RunConfig) -> None:
             )
     loss_terms(config.loss)
     config.profiled()
+    config.sources()
     if not config.lr > 0:
         raise UserError(f"lr={config.lr}: a number above 0 is wanted")
     if not 0 <= config.ema < 1:

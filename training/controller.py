@@ -62,7 +62,8 @@ def run(todo: Sequence[Job], interruption: Interruption) -> list[Outcome]:
     if fresh:
         tracking.open_tracking()
         cluster.connect()
-        for url in (fresh[0].config.out, fresh[0].plan.store, tracking_uri()):
+        stores = [dataset.store for dataset in fresh[0].plan.datasets]
+        for url in (fresh[0].config.out, *stores, tracking_uri()):
             cluster.refuse_local_state(url)
         slots = _slots(fresh[0])
         check_writable(open_store(fresh[0].config.out))
@@ -228,7 +229,7 @@ def _open_runs(todo: Sequence[Job]) -> tuple[str, dict[str, str], dict[str, str]
         runs[job.task] = tracking.start_run(name, resume=record.get("mlflow_run"), parent=parent, tags=lineage)
         jobs.write_record(job.config, record | {"mlflow_run": runs[job.task]})
         settings = job.config.identity() | {"workers": config.workers, "streams": job.plan.streams}
-        data = {"dataset_version": job.version, "dataset_digest": job.digest, "dataset_store": job.plan.store}
+        data = {f"dataset_{name}": text for name, text in job.plan.pinned.items()}
         engine = {"deepspeed": json.dumps(deepspeed_config(job.config))}
         tracking.log_params(
             runs[job.task], settings | data | engine | {"model_config": json.dumps(job.model.to_dict())}

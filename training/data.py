@@ -1,13 +1,17 @@
-"""From a version's shards to batches: webdataset reads what `order.py` plans, a thread decodes and augments ahead."""
+"""From versions' shards to batches: webdataset reads what `order.py` plans, threads decode and augment it ahead."""
 
 import io
+import itertools
+import math
 import queue
 import re
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +23,15 @@ from kgt.errors import UserError
 from pipelines.shards import HashedReader, Pair, ShardError, decode_pair
 from pipelines.storage import open_store
 from training.augment import training_patch
-from training.order import Place, consumed, epoch_order, locate, rng_of, share
-from training.plan import DataPlan, Shard
+from training.order import Place, consumed, dataset_of, epoch_order, given_out, locate, rng_of, share
+from training.plan import DataPlan, Dataset, Shard
 
 _MEMBER = re.compile(r"[A-Za-z0-9_-]+\.((clean|degraded)\.(webp|tiff)|json)", re.ASCII)
+
+Patch = tuple[np.ndarray, np.ndarray]
+"""(degraded, clean), see `augment.training_patch`."""
+
+MakePatch = Callable[[], Patch]
 
 
 @dataclass(frozen=True)
@@ -35,32 +44,56 @@ class Batch:
 
 def batches(plan: DataPlan, *, rank: int, workers: int, step: int) -> Iterator[Batch]:
     """Endless batches of worker `rank`, from step `step` on: the same whether or not the run was ever interrupted."""
+    for patches in undone_batches(plan, rank=rank, workers=workers, step=step):
+        yield _batch([make() for make in patches])
+
+
+def undone_batches(plan: DataPlan, *, rank: int, workers: int, step: int) -> Iterator[list[MakePatch]]:
+    """The same batches as `batches`, read but not decoded and augmented: calls that may be made in any order."""
     start = plan.samples(step)
     given = consumed(start, plan.streams)
     readers = {v: stream_samples(plan, v, given[v]) for v in range(rank, plan.streams, workers)}
     while True:
-        phase, pairs = plan.phase(step), []
-        for sample in share(start, start + phase.batch_size, rank, workers):
-            pair = _decoded(next(readers[sample % plan.streams]))
-            rng = rng_of("augment", plan.seed, sample)
-            pairs.append(training_patch(plan.task, pair, phase.patch, rng, plan.redraw))
+        phase = plan.phase(step)
+        mine = share(start, start + phase.batch_size, rank, workers)
+        yield [partial(_patch, plan, *next(readers[g % plan.streams]), g, phase.patch) for g in mine]
         start, step = start + phase.batch_size, step + 1
-        degraded, clean = (torch.from_numpy(np.stack(images)) for images in zip(*pairs, strict=True))
-        yield Batch(degraded, clean)
 
 
-def stream_samples(plan: DataPlan, stream: int, position: int) -> Iterator[dict[str, Any]]:
-    """The endless samples of one stream, undecoded, from its sample number `position` on."""
-    sizes = [shard.samples for shard in plan.shards]
-    buffer = -(-plan.shuffle // plan.streams)
-    epoch, skip = locate(sizes, plan.streams, stream, plan.seed, position)
+def _patch(plan: DataPlan, dataset: Dataset, sample: dict[str, Any], number: int, patch: int) -> Patch:
+    """The run's sample of that number, decoded and augmented."""
+    return training_patch(plan.task, _decoded(sample), patch, rng_of("augment", plan.seed, number), dataset.redraw)
+
+
+def _batch(patches: list[Patch]) -> Batch:
+    degraded, clean = (torch.from_numpy(np.stack(images)) for images in zip(*patches, strict=True))
+    return Batch(degraded, clean)
+
+
+def stream_samples(plan: DataPlan, stream: int, position: int) -> Iterator[tuple[Dataset, dict[str, Any]]]:
+    """The endless samples of one stream, undecoded, from its sample number `position` on, each with its dataset."""
+    given = given_out(plan.weights, stream, position)
+    readers = [_dataset_samples(plan, index, stream, before) for index, before in enumerate(given)]
+    for number in itertools.count(position):
+        index = dataset_of(plan.weights, stream, number)
+        yield plan.datasets[index], next(readers[index])
+
+
+def _dataset_samples(plan: DataPlan, index: int, stream: int, position: int) -> Iterator[dict[str, Any]]:
+    """What the stream reads of one dataset, from the sample number `position` on that it reads of it."""
+    dataset = plan.datasets[index]
+    sizes = [shard.samples for shard in dataset.shards]
+    buffer = math.ceil(plan.shuffle * dataset.weight / (plan.streams * sum(plan.weights)))
+    # Else two datasets of the same photographs would give out the same ones at the same time.
+    seed = f"{plan.seed}/{index}" if index else plan.seed
+    epoch, skip = locate(sizes, plan.streams, stream, seed, position)
     while True:
-        shards, order = epoch_order(sizes, plan.streams, stream, plan.seed, epoch, buffer)
-        yield from _read_in_order(plan, shards, order[skip:])
+        shards, order = epoch_order(sizes, plan.streams, stream, seed, epoch, buffer)
+        yield from _read_in_order(dataset, shards, order[skip:])
         epoch, skip = epoch + 1, 0
 
 
-def _read_in_order(plan: DataPlan, shards: list[int], order: list[Place]) -> Iterator[dict[str, Any]]:
+def _read_in_order(dataset: Dataset, shards: list[int], order: list[Place]) -> Iterator[dict[str, Any]]:
     """The samples of `order`, reading each shard that is still needed once and holding back what comes later."""
     wanted = set(order)
     needed = {shard for shard, _ in order}
@@ -68,14 +101,14 @@ def _read_in_order(plan: DataPlan, shards: list[int], order: list[Place]) -> Ite
         ((shard, index), sample)
         for shard in shards
         if shard in needed
-        for index, sample in enumerate(read_shard(plan.store, plan.shards[shard]))
+        for index, sample in enumerate(read_shard(dataset.store, dataset.shards[shard]))
     )
     held: dict[Place, dict[str, Any]] = {}
     for place in order:
         while place not in held:
             read, sample = next(incoming, (None, None))
             if read is None:
-                shard = plan.shards[place[0]]
+                shard = dataset.shards[place[0]]
                 raise ShardError(f"{shard.key} has fewer samples than the {shard.samples} of its version")
             if read in wanted:
                 held[read] = sample
@@ -118,35 +151,47 @@ def _spoilt(address: str, what: str) -> UserError:
 
 
 class Prefetcher:
-    """Makes batches in a thread, a few ahead. `waited` is how long the last `next()` had to wait, in seconds."""
+    """Makes batches a few ahead, in order: one thread reads, `threads` others decode and augment.
 
-    def __init__(self, source: Iterator[Batch], ahead: int = 3) -> None:
+    `waited` is how long the last `next()` had to wait, in seconds. An error is raised where its batch is asked for.
+    """
+
+    def __init__(self, source: Iterator[list[MakePatch]], threads: int = 1, ahead: int = 3) -> None:
+        """source: see `undone_batches`."""
         self.waited = 0.0
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(ahead)
+        self._queue: queue.Queue[Future[Batch]] = queue.Queue(ahead)
         self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(threads, "loader")
         self._thread = threading.Thread(target=self._fill, args=(source,), name="prefetch", daemon=True)
         self._thread.start()
 
     def __next__(self) -> Batch:
         started = time.perf_counter()
-        item = self._queue.get()
+        batch = self._queue.get().result()
         self.waited = time.perf_counter() - started
-        if isinstance(item, BaseException):
-            raise item
-        return item
+        return batch
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the threads."""
         self._stop.set()
         while self._thread.is_alive():
             try:
                 self._queue.get(timeout=0.05)
             except queue.Empty:
                 continue
+        self._pool.shutdown(cancel_futures=True)
 
-    def _fill(self, source: Iterator[Batch]) -> None:
+    def _fill(self, source: Iterator[list[MakePatch]]) -> None:
         try:
             while not self._stop.is_set():
-                self._queue.put(next(source))
+                patches = [self._pool.submit(make) for make in next(source)]
+                # It comes after its patches in the pool's queue, so it waits only for what is being made already.
+                self._queue.put(self._pool.submit(_gather, patches))
         except BaseException as error:  # noqa: BLE001 - raised where the batch is asked for
-            self._queue.put(error)
+            failed: Future[Batch] = Future()
+            failed.set_exception(error)
+            self._queue.put(failed)
+
+
+def _gather(patches: list[Future[Patch]]) -> Batch:
+    return _batch([patch.result() for patch in patches])

@@ -13,9 +13,8 @@ from kgt.imaging import write_image
 from kgt.model import KGT
 from kgt.restore import NotFiniteError
 from kgt.weights import load_weights
-from pipelines import versions
 from pipelines.storage import open_store
-from training import origin, tracking
+from training import origin, provenance, tracking
 from training.card import model_card
 from training.plan import Job
 from training.validation import ValidationSet, means
@@ -45,14 +44,14 @@ def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
         card = model_card(job, figures, lineage)
         (folder / "CARD.md").write_text(card)
         tracking.log_artifact(run, folder / "CARD.md")
-        tags = lineage | {"dataset": f"{job.task}/{job.version}", "dataset_digest": job.digest, "store": job.plan.store}
+        tags = lineage | provenance.data_tags(job)
         tags |= {
             "environment": origin.environment(),
             "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         }
         tags |= {f"val_{name}": f"{value:.4f}" for name, value in figures.items()}
         version = tracking.version_of(job.task, run) or tracking.register(job.task, run, weights, tags=tags, card=card)
-        versions.pin(open_store(job.plan.store), job.task, job.version, f"{tracking.model_name(job.task)}-v{version}")
+        provenance.pin(tags, f"{tracking.model_name(job.task)}-v{version}")
         tracking.set_alias(job.task, "challenger", version)
         for path in sorted(folder.iterdir()):
             store.put(f"{job.task}/{path.name}", path)

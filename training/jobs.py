@@ -4,7 +4,7 @@ A run's folder (`out`, in any store):
 
     run.json                  the parent MLflow run
     <task>/init.safetensors   where it starts from, if `init=` is given
-    <task>/run.json           the settings, the pinned version, the MLflow run: what "the same command" goes on from
+    <task>/run.json           the settings, the pinned versions, the MLflow run: what "the same command" goes on from
     <task>/checkpoints/…      see checkpoint.py
     <task>/metrics/…          see journal.py
     <task>/weights.safetensors
@@ -23,10 +23,11 @@ from kgt.errors import UserError
 from pipelines import versions
 from pipelines.degradations import DEGRADATIONS, demosaic, settings_of
 from pipelines.storage import Malformed, Missing, Store, open_store, read_json
-from pipelines.versions import Manifest, ShardEntry
+from pipelines.versions import Manifest
 from training.config import RunConfig
+from training.mixture import listed
 from training.order import choose_streams
-from training.plan import INIT, DataPlan, Job, Shard
+from training.plan import INIT, DataPlan, Dataset, Job, Shard
 
 
 def prepare(configs: Sequence[RunConfig]) -> list[Job]:
@@ -37,12 +38,12 @@ def prepare(configs: Sequence[RunConfig]) -> list[Job]:
 def commit(jobs: Sequence[Job]) -> None:
     """Write what each run has pinned: into its folder, and as a pin into the store of the shards."""
     for job in jobs:
-        store = open_store(job.plan.store)
-        versions.pin(store, job.task, job.version, f"run-{job.config.name}")
+        for dataset in job.plan.datasets:
+            versions.pin(open_store(dataset.store), job.task, dataset.version, f"run-{job.config.name}")
         if read_record(job.config) is None:
             if job.config.init:
                 open_store(job.config.out).put(f"{job.task}/{INIT}", _weights(job.config.init))
-            write_record(job.config, {"settings": job.config.identity(), **_pinned(job)})
+            write_record(job.config, _record(job))
 
 
 def read_record(config: RunConfig) -> dict[str, Any] | None:
@@ -72,77 +73,112 @@ def write_parent(config: RunConfig, run: str) -> None:
 
 
 def _prepare(config: RunConfig) -> Job:
-    store = open_store(config.store)
     record = read_record(config)
     if record is not None:
         _check_same(config, record["settings"])
     elif config.init:
         _weights(config.init)
-    manifest = _manifest(store, config, record)
-    shards = manifest.split("train")
-    streams = choose_streams(len(shards), config.workers, record["streams"] if record else config.streams)
+    found = _manifests(config, record)
+    datasets = tuple(
+        _dataset(config, store, manifest, source.weight)
+        for source, (store, manifest) in zip(config.sources(), found, strict=True)
+    )
+    _check_different(datasets)
+    shards = min(len(dataset.shards) for dataset in datasets)
+    streams = choose_streams(shards, config.workers, record["streams"] if record else config.streams)
     for count in config.worker_counts():
-        choose_streams(len(shards), count, streams)
-    model = _model(config, manifest)
+        choose_streams(shards, count, streams)
+    plan = DataPlan(
+        task=config.task,
+        datasets=datasets,
+        streams=streams,
+        seed=config.seed,
+        phases=config.phases(),
+        shuffle=config.shuffle,
+    )
+    return Job(config, _model(config, [manifest for _, manifest in found]), plan)
+
+
+def _manifests(config: RunConfig, record: dict[str, Any] | None) -> list[tuple[Store, Manifest]]:
+    """Of every dataset, the store and the version the run began with, else the one asked for, else the newest."""
+    stores = [open_store(source.store) for source in config.sources()]
+    if record is None:
+        wanted = [source.version for source in config.sources()]
+        return [
+            (store, versions.load(store, config.task, name) if name else versions.current(store, config.task))
+            for store, name in zip(stores, wanted, strict=True)
+        ]
+    names, digests = (listed(record[of], of) for of in ("version", "digest"))
+    found = [(store, versions.load(store, config.task, name)) for store, name in zip(stores, names, strict=True)]
+    for (store, manifest), digest in zip(found, digests, strict=True):
+        if manifest.digest != digest:
+            raise UserError(
+                f"{store.url}: version {manifest.version} of {config.task} is not the one this run began with: "
+                "give another out= to train on the one that is there now"
+            )
+    return found
+
+
+def _dataset(config: RunConfig, store: Store, manifest: Manifest, weight: int) -> Dataset:
+    """The dataset, seen to hold what the run asks for."""
     settings = settings_of(config.task, manifest.recipe["settings"])
-    crop = manifest.recipe["crop"]
-    side = (crop - crop % DEGRADATIONS[config.task].align(settings)) // model.scale
+    scale, crop = _scale(config.task, manifest), manifest.recipe["crop"]
+    side = (crop - crop % DEGRADATIONS[config.task].align(settings)) // scale
     largest = max(phase.patch for phase in config.phases())
     if largest > side:
         raise UserError(
-            f"patch={largest}: the shards of {config.task} hold degraded images of {side} pixels a side: "
-            f"use patch={side} at most, or larger crops (pipelines/synthesize.py crop=…)"
+            f"patch={largest}: the shards of {config.task} in {store.url}, {manifest.version}, hold degraded images of "
+            f"{side} pixels a side: use patch={side} at most, or larger crops (pipelines/synthesize.py crop=…)"
         )
     if config.task == "demosaic":
         demosaic.check_model_takes(settings)
     if config.redraw and manifest.recipe["paired"]:
         raise UserError(
-            f"redraw=true: the degraded images of {manifest.version} of {config.task} were given with the clean ones, "
-            "and cannot be drawn anew: give redraw=false"
+            f"redraw=true: the degraded images of {manifest.version} of {config.task} in {store.url} were given with "
+            "the clean ones, and cannot be drawn anew: give redraw=false"
         )
-    plan = DataPlan(
-        task=config.task,
-        store=store.url,
-        shards=tuple(_shard(manifest, entry) for entry in shards),
-        validation=tuple(_shard(manifest, entry) for entry in manifest.split("val")),
-        streams=streams,
-        seed=config.seed,
-        phases=config.phases(),
-        shuffle=config.shuffle,
-        redraw=settings if config.redraw else None,
+    train, validation = (
+        tuple(Shard(manifest.key(entry), entry.samples, entry.bytes, entry.sha256) for entry in manifest.split(split))
+        for split in versions.SPLITS
     )
-    return Job(config, model, plan, manifest.version, manifest.digest)
+    redraw = settings if config.redraw else None
+    return Dataset(store.url, manifest.version, manifest.digest, train, validation, weight, redraw)
 
 
-def _shard(manifest: Manifest, entry: ShardEntry) -> Shard:
-    return Shard(manifest.key(entry), entry.samples, entry.bytes, entry.sha256)
-
-
-def _manifest(store: Store, config: RunConfig, record: dict[str, Any] | None) -> Manifest:
-    """The version the run began with, else the one asked for, else the newest."""
-    if record is None:
-        wanted = config.version
-        return versions.load(store, config.task, wanted) if wanted else versions.current(store, config.task)
-    manifest = versions.load(store, config.task, record["version"])
-    if manifest.digest != record["digest"]:
-        raise UserError(
-            f"{store.url}: version {record['version']} of {config.task} is not the one this run began with: "
-            "give another out= to train on the one that is there now"
-        )
-    return manifest
-
-
-def _model(config: RunConfig, manifest: Manifest) -> KGTConfig:
-    scale = 1
-    if config.task == "sr":
-        scale = manifest.recipe["settings"]["scale"]
-        if not isinstance(scale, int):
+def _check_different(datasets: Sequence[Dataset]) -> None:
+    """Raises UserError where one is there twice, be it a copy in another store."""
+    first: dict[str, Dataset] = {}
+    for dataset in datasets:
+        twin = first.setdefault(dataset.digest, dataset)
+        if twin is not dataset:
             raise UserError(
-                f"the shards of sr mix the scales {scale}, and a model has one: make shards of one scale, "
-                "as in `python pipelines/synthesize.py task=sr tasks.sr.scale=2 source=…`"
+                f"{dataset.version} in {dataset.store} is the same dataset as {twin.version} in {twin.store}: "
+                "name it once, and give weights= to read it more often"
             )
-    model = dataclasses.replace(preset(config.model, config.task, scale), similarity=config.similarity)
+
+
+def _model(config: RunConfig, manifests: Sequence[Manifest]) -> KGTConfig:
+    scales = [_scale(config.task, manifest) for manifest in manifests]
+    if len(set(scales)) > 1:
+        raise UserError(
+            f"the datasets are of the scales {', '.join(map(str, scales))}, and a model has one: "
+            "mix datasets of one scale"
+        )
+    model = dataclasses.replace(preset(config.model, config.task, scales[0]), similarity=config.similarity)
     return model if config.topk == "random" else dataclasses.replace(model, topk=int(config.topk))
+
+
+def _scale(task: str, manifest: Manifest) -> int:
+    """Of the pairs: how many times larger the clean image is."""
+    if task != "sr":
+        return 1
+    scale = manifest.recipe["settings"]["scale"]
+    if not isinstance(scale, int):
+        raise UserError(
+            f"the shards of sr mix the scales {scale}, and a model has one: make shards of one scale, "
+            "as in `python pipelines/synthesize.py task=sr tasks.sr.scale=2 source=…`"
+        )
+    return scale
 
 
 def _weights(address: str) -> Path:
@@ -155,14 +191,15 @@ def _weights(address: str) -> Path:
 
 def _check_same(config: RunConfig, settings: dict[str, Any]) -> None:
     asked = config.identity()
-    changed = [name for name in asked if asked[name] != settings.get(name)]
+    changed = [name for name in asked | settings if asked.get(name) != settings.get(name)]
     if changed:
         was = ", ".join(f"{name}={settings.get(name)}" for name in changed)
         raise UserError(f"{config.out}/{config.task} holds a run with {was}: give the same settings, or another out=")
 
 
-def _pinned(job: Job) -> dict[str, Any]:
-    return {"version": job.version, "digest": job.digest, "streams": job.plan.streams}
+def _record(job: Job) -> dict[str, Any]:
+    pinned = {name: job.plan.pinned[name] for name in ("version", "digest")}
+    return {"settings": job.config.identity(), **pinned, "streams": job.plan.streams}
 
 
 def _read_json(store: Store, key: str) -> dict[str, Any] | None:

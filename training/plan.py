@@ -5,6 +5,7 @@ from typing import Any
 
 from kgt.config import KGTConfig
 from training.config import RunConfig
+from training.mixture import written
 from training.phases import Phase, phase_at, samples_before
 
 INIT = "init.safetensors"
@@ -22,22 +23,51 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Dataset:
+    """One pinned version: the store that holds it, its name and its manifest's digest.
+
+    shards, validation: those of the splits `train` and `val`. weight: how often it is read, beside other datasets.
+    redraw: see `augment.training_patch`.
+    """
+
+    store: str
+    version: str
+    digest: str
+    shards: tuple[Shard, ...]
+    validation: tuple[Shard, ...]
+    weight: int = 1
+    redraw: Any | None = None
+
+
+@dataclass(frozen=True)
 class DataPlan:
     """Everything that fixes the batches of a run.
 
-    shards, validation: those of the splits `train` and `val`. phases: patch and batch size by step. shuffle: samples
-    held back for shuffling, over all streams. redraw: see `augment.training_patch`.
+    phases: patch and batch size by step. shuffle: samples held back for shuffling, over all streams and datasets.
     """
 
     task: str
-    store: str
-    shards: tuple[Shard, ...]
-    validation: tuple[Shard, ...]
+    datasets: tuple[Dataset, ...]
     streams: int
     seed: int
     phases: tuple[Phase, ...]
     shuffle: int
-    redraw: Any | None = None
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Of the datasets."""
+        return tuple(dataset.weight for dataset in self.datasets)
+
+    @property
+    def validation(self) -> tuple[Shard, ...]:
+        """Of all datasets."""
+        return tuple(shard for dataset in self.datasets for shard in dataset.validation)
+
+    @property
+    def pinned(self) -> dict[str, str]:
+        """`store`, `version` and `digest` of the datasets, each as `mixture.written` has them."""
+        names = ("store", "version", "digest")
+        return {name: written([getattr(dataset, name) for dataset in self.datasets]) for name in names}
 
     def phase(self, step: int) -> Phase:
         """The phase of step `step`, counted from 0."""
@@ -50,13 +80,11 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class Job:
-    """One task's training. `version` and `digest` are the pinned manifest's."""
+    """One task's training."""
 
     config: RunConfig
     model: KGTConfig
     plan: DataPlan
-    version: str
-    digest: str
 
     @property
     def task(self) -> str:

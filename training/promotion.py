@@ -14,9 +14,8 @@ from typing import Any, Literal
 from kgt.errors import UserError
 from kgt.home import home
 from kgt.restore import NotFiniteError
-from pipelines import versions
 from pipelines.json_report import write_report
-from pipelines.storage import Store, open_store
+from pipelines.storage import Store
 from training import fitness, lock, provenance, tracking
 from training.comparison import paired
 from training.evaluation import Row, evaluate_task, load_model
@@ -242,8 +241,7 @@ class Promoter:
     ) -> None:
         """Move the aliases, and see that the data of what users get stays."""
         if self.thresholds.lineage:
-            data, _, dataset = tags["dataset"].partition("/")
-            versions.pin(open_store(tags["store"]), data, dataset, f"{tracking.model_name(task)}-v{version}")
+            provenance.pin(tags, f"{tracking.model_name(task)}-v{version}")
         new = version
         if self.into:
             new = tracking.copy_version(task, version, self.into)

@@ -11,9 +11,45 @@ from pipelines import versions
 from pipelines.storage import open_store
 from training import tracking
 from training.config import RunConfig
+from training.mixture import listed, written
+from training.plan import Job
 
 TAGS = ("git_commit", "dataset", "dataset_digest", "store", "parent_run", "environment", "weights_sha256")
 """What registration writes down about a version, as its tags."""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A dataset that a version was trained on, as its tags name it."""
+
+    store: str
+    task: str
+    version: str
+    digest: str
+
+
+def data_tags(job: Job) -> dict[str, str]:
+    """`store`, `dataset` and `dataset_digest` of a version; of several datasets as `mixture.written` has them."""
+    datasets = written([f"{job.task}/{dataset.version}" for dataset in job.plan.datasets])
+    return {"store": job.plan.pinned["store"], "dataset": datasets, "dataset_digest": job.plan.pinned["digest"]}
+
+
+def datasets_of(tags: Mapping[str, str]) -> list[Pinned]:
+    """What `data_tags` noted down. Raises UserError where the tags were edited and do not fit together."""
+    stores, names, digests = (listed(tags[name], name) for name in ("store", "dataset", "dataset_digest"))
+    if not len(stores) == len(names) == len(digests):
+        raise UserError("its tags store, dataset and dataset_digest name different numbers of datasets")
+    parts = [name.partition("/") for name in names]
+    return [
+        Pinned(store, task, version, digest)
+        for store, (task, _, version), digest in zip(stores, parts, digests, strict=True)
+    ]
+
+
+def pin(tags: Mapping[str, str], name: str) -> None:
+    """Keep all data of a version from being pruned, under that name. Raises UserError where it is gone already."""
+    for dataset in datasets_of(tags):
+        versions.pin(open_store(dataset.store), dataset.task, dataset.version, name)
 
 
 @dataclass(frozen=True)
@@ -35,7 +71,7 @@ class Provenance:
     @property
     def task(self) -> str:
         """The task that the version is for."""
-        return self.tags["dataset"].partition("/")[0]
+        return datasets_of(self.tags)[0].task
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
@@ -50,7 +86,8 @@ class Provenance:
             raise UserError(f"{self.model} version {self.version} cannot be made again: {self.gaps[0]}")
         known = {field.name for field in dataclasses.fields(RunConfig)}
         asked = {key: value for key, value in self.settings.items() if key in known and value not in ("", "None")}
-        asked |= {"task": self.task, "store": self.tags["store"], "version": self.tags["dataset"].partition("/")[2]}
+        version = written([dataset.version for dataset in datasets_of(self.tags)])
+        asked |= {"task": self.task, "store": self.tags["store"], "version": version}
         return [f"{key}={value}" for key, value in (asked | {"name": name}).items()]
 
 
@@ -72,11 +109,19 @@ def trace(address: str) -> Provenance:
 
 
 def _data_gaps(tags: Mapping[str, str]) -> list[str]:
-    task, _, version = tags["dataset"].partition("/")
     try:
-        manifest = versions.load(open_store(tags["store"]), task, version)
+        datasets = datasets_of(tags)
+    except UserError as error:
+        return [str(error)]
+    return [gap for dataset in datasets for gap in _gaps_of(dataset)]
+
+
+def _gaps_of(dataset: Pinned) -> list[str]:
+    try:
+        manifest = versions.load(open_store(dataset.store), dataset.task, dataset.version)
     except UserError as error:
         return [f"its data is not to be had: {error}"]
-    if manifest.digest != tags["dataset_digest"]:
-        return [f"{tags['dataset']} in {tags['store']} is no longer what it was trained on (another digest)"]
+    if manifest.digest != dataset.digest:
+        name = f"{dataset.task}/{dataset.version} in {dataset.store}"
+        return [f"{name} is no longer what it was trained on (another digest)"]
     return []

@@ -19,7 +19,7 @@ from pipelines.degradations import Pair as Degraded
 from pipelines.shards import Pair, decode_pair
 from training.data import read_shard
 from training.image_sets import baseline
-from training.plan import DataPlan, Job
+from training.plan import DataPlan, Dataset, Job
 
 SHOWN = 4
 """Pairs in the before/after picture."""
@@ -105,9 +105,15 @@ def means(scores: Sequence[Scores]) -> dict[str, float]:
 
 
 def _samples(plan: DataPlan, most: int) -> Iterator[dict[str, Any]]:
-    """At most so many samples of the val split, as many of each shard."""
-    each = math.ceil(most / max(1, len(plan.validation)))
-    shards = (itertools.islice(read_shard(plan.store, shard), each) for shard in plan.validation)
+    """At most so many samples of the val splits, as many of each dataset, and of each of its shards."""
+    datasets = [dataset for dataset in plan.datasets if dataset.validation]
+    samples = (_samples_of(dataset, math.ceil(most / len(datasets))) for dataset in datasets)
+    return itertools.islice(itertools.chain.from_iterable(samples), most)
+
+
+def _samples_of(dataset: Dataset, most: int) -> Iterator[dict[str, Any]]:
+    each = math.ceil(most / len(dataset.validation))
+    shards = (itertools.islice(read_shard(dataset.store, shard), each) for shard in dataset.validation)
     return itertools.islice(itertools.chain.from_iterable(shards), most)
 
 

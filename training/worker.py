@@ -26,7 +26,7 @@ from pipelines.storage import Store, open_store
 from training import checkpoint
 from training.board import Picture
 from training.config import loss_terms
-from training.data import Batch, Prefetcher, batches
+from training.data import Batch, Prefetcher, undone_batches
 from training.diagnosis import spoilt, spoilt_module
 from training.ema import Ema
 from training.engine import DeepSpeedEngine, make_universal
@@ -64,7 +64,7 @@ def train(loop: dict[str, Any]) -> None:
     profiler = StepProfiler(job.config.profiled() if rank == 0 else range(0), state.store, f"{job.task}/profile")
     stopping = False
     if state.step < job.config.steps:
-        loader = Prefetcher(batches(job.plan, rank=rank, workers=workers, step=state.step))
+        loader = Prefetcher(undone_batches(job.plan, rank=rank, workers=workers, step=state.step))
         begun = time.perf_counter()
         try:
             while state.step < job.config.steps and not stopping:
@@ -102,7 +102,7 @@ def check_same_run(found: checkpoint.Checkpoint, job: Job) -> None:
 def identity(job: Job, step: int) -> dict[str, Any]:
     """What a checkpoint must share with the run that goes on from it, as JSON gives it back."""
     given = consumed(job.plan.samples(step), job.plan.streams)
-    return {"model": job.model.to_dict(), "dataset digest": job.digest, "samples of each stream": given}
+    return {"model": job.model.to_dict(), "dataset digest": job.plan.pinned["digest"], "samples of each stream": given}
 
 
 class _State:

@@ -123,6 +123,16 @@ def test_a_fixed_k_may_be_said_to_be_fixed() -> None:
         (["task=sr", "profile=5"], "write FIRST:LAST"),
         (["task=sr", "profile=5:4"], "write FIRST:LAST"),
         (["task=sr", "profile=0:4"], "write FIRST:LAST"),
+        (["task=sr", "store=[a,b]", "version=[v000001]"], r"version=\[v000001\]: the run reads 2 datasets"),
+        (["task=sr", "store=[a,b]", "version=[x,y,z]"], r"store=\[a,b\]: the run reads 3 datasets"),
+        (["task=sr", "store=[a,b"], r"store=\[a,b: a list is written"),
+        (["task=sr", "store=[]"], r"store=\[\]: a list is written"),
+        (["task=sr", "store=[a,{b: 1}]"], "a list is written"),
+        (["task=sr", "store=[a,b]", "weights=[1,2,3]"], r"weights=\[1, 2, 3\]: give one for each dataset.*2"),
+        (["task=sr", "weights=[1,2]"], "give one for each dataset, of which there are 1"),
+        (["task=sr", "store=[a,b]", "weights=[0,1]"], "whole numbers of 1 to 1000"),
+        (["task=sr", "store=[a,b]", "weights=[1.5,1]"], r"weights=\[1.5,1\]: "),
+        (["task=sr", "store=[a,s3://me:secret@b/c]"], "an address holds a password"),
         (["task=sr", "steps=many"], "steps=many: a whole number"),
         (["task=sr", "steps=0"], "steps=0: 1 is the least"),
         (["task=sr", "topk=randon"], "topk=randon"),
@@ -169,7 +179,8 @@ def test_the_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_settings_are_divided_into_what_comes_out_and_how_it_runs() -> None:
     (config,) = read("task=sr")
     assert not config.identity().keys() & EXECUTION
-    assert config.identity().keys() | EXECUTION == vars(config).keys()
+    assert config.identity().keys() | EXECUTION == vars(config).keys() - {"weights"}
+    assert read("task=sr", "store=[a,b]", "weights=[3,1]")[0].identity()["weights"] == [3, 1]
 
 
 def test_deepspeed_is_told_the_share_of_a_worker() -> None:

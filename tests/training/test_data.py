@@ -3,8 +3,13 @@
 import itertools
 import shutil
 import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,17 +18,24 @@ from pipelines.degradations import settings_of
 from pipelines.storage import open_store
 from pipelines.versions import current
 from training import data
-from training.data import Batch, Prefetcher, batches, stream_samples
+from training.data import Batch, MakePatch, Prefetcher, batches, stream_samples, undone_batches
 from training.phases import Phase
-from training.plan import DataPlan, Shard
+from training.plan import DataPlan, Dataset, Shard
 
 
-def plan_of(store: str, task: str = "denoise", **changes: object) -> DataPlan:
+def dataset_of(store: str, task: str = "denoise", **changes: object) -> Dataset:
+    """The newest version of the store."""
     manifest = current(open_store(store), task)
     shards = tuple(Shard(manifest.key(s), s.samples, s.bytes, s.sha256) for s in manifest.split("train"))
+    return Dataset(store, manifest.version, manifest.digest, shards, (), **changes)
+
+
+def plan_of(*datasets: Dataset | str, task: str = "denoise", **changes: object) -> DataPlan:
+    """Of datasets, or of the stores that hold them."""
+    found = tuple(dataset_of(given, task) if isinstance(given, str) else given for given in datasets)
     phases = (Phase(0, changes.pop("patch", 16), changes.pop("batch_size", 4)),)
     values = {"streams": 4, "seed": 3, "phases": phases, "shuffle": 12} | changes
-    return DataPlan(task=task, store=store, shards=shards, validation=(), **values)
+    return DataPlan(task=task, datasets=found, **values)
 
 
 def take(plan: DataPlan, count: int, *, rank: int = 0, workers: int = 1, step: int = 0) -> list[Batch]:
@@ -84,7 +96,7 @@ def test_any_number_of_workers_makes_the_same_global_batches(denoise_store: str,
 
 def test_an_epoch_reads_every_stored_pair_once(denoise_store: str) -> None:
     plan = plan_of(denoise_store)
-    keys = [s["__key__"] for v in range(4) for s in itertools.islice(stream_samples(plan, v, 0), 6)]
+    keys = [s["__key__"] for v in range(4) for _, s in itertools.islice(stream_samples(plan, v, 0), 6)]
     assert len(set(keys)) == len(keys) == 24
 
 
@@ -93,18 +105,19 @@ def test_workers_never_read_the_same_shard_in_an_epoch(denoise_store: str, monke
     monkeypatch.setattr(data, "read_shard", lambda store, shard: read.append(shard.key) or original(store, shard))
     for rank in range(2):
         take(plan, 1, rank=rank, workers=2)
-    assert sorted(read) == sorted(shard.key for shard in plan.shards)
+    assert sorted(read) == sorted(shard.key for shard in plan.datasets[0].shards)
 
 
 def test_redraw_gives_other_noise_on_the_same_clean_patches(denoise_store: str) -> None:
-    stored, fresh = plan_of(denoise_store), plan_of(denoise_store, redraw=settings_of("denoise", {"sigma": 5}))
+    redraw = settings_of("denoise", {"sigma": 5})
+    stored, fresh = plan_of(denoise_store), plan_of(dataset_of(denoise_store, redraw=redraw))
     a, b = take(stored, 1)[0], take(fresh, 1)[0]
     assert torch.equal(a.clean, b.clean)
     assert (b.degraded - b.clean).std() == pytest.approx(5 / 255, rel=0.1)
 
 
 def test_sr_patches_keep_their_scale(make_shards: object) -> None:
-    (batch,) = take(plan_of(make_shards("sr", side=48), "sr", patch=12), 1)
+    (batch,) = take(plan_of(make_shards("sr", side=48), task="sr", patch=12), 1)
     assert batch.degraded.shape == (4, 3, 12, 12)
     assert batch.clean.shape == (4, 3, 24, 24)
 
@@ -117,7 +130,7 @@ def test_shards_in_s3_give_the_same_batches(denoise_store: str, make_shards: obj
 def test_a_shard_of_another_size_is_refused(make_shards: object) -> None:
     store = make_shards("denoise", shards=2)
     plan = plan_of(store, streams=2)
-    path = Path(store.removeprefix("file://")) / plan.shards[0].key
+    path = Path(store.removeprefix("file://")) / plan.datasets[0].shards[0].key
     path.write_bytes(path.read_bytes()[:-512])
     with pytest.raises(UserError, match=r"has .* bytes, not"):
         take(plan, 3)
@@ -131,7 +144,8 @@ def test_a_shard_of_the_same_size_but_other_bytes_is_refused(denoise_store: str,
     """Within the first epoch, whose last step leaves the last samples of all four shards to be given out."""
     shutil.copytree(Path(denoise_store.removeprefix("file://")), tmp_path / "store")
     plan = plan_of(f"file://{tmp_path}/store")
-    path = tmp_path / "store" / plan.shards[2].key
+    shard = plan.datasets[0].shards[2]
+    path = tmp_path / "store" / shard.key
     tar = bytearray(path.read_bytes())
     with tarfile.open(path) as members:
         member = next(member for member in members if member.name.endswith("degraded.tiff"))
@@ -143,23 +157,53 @@ def test_a_shard_of_the_same_size_but_other_bytes_is_refused(denoise_store: str,
     }
     tar[place[where]] ^= 1
     path.write_bytes(tar)
-    with pytest.raises(UserError, match=rf"^shard file://.*{plan.shards[2].key} .* published.*: run pipelines.*again$"):
+    with pytest.raises(
+        UserError, match=rf"^shard file://.*{plan.datasets[0].shards[2].key} .* published.*: run pipelines.*again$"
+    ):
         take(plan, 7)
 
 
-def test_prefetching_keeps_the_order_and_passes_errors_on() -> None:
-    def source():
-        yield from (Batch(torch.tensor(i), torch.tensor(i)) for i in range(5))
+def patches_of(*values: float, seconds: float = 0.0) -> list[MakePatch]:
+    """Undone patches that hold a value each, and take their time to be made."""
+
+    def make(value: float) -> tuple[np.ndarray, np.ndarray]:
+        time.sleep(seconds)
+        return np.full(1, value), np.full(1, value)
+
+    return [partial(make, value) for value in values]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_prefetching_keeps_the_order_and_passes_errors_on(threads: int) -> None:
+    def damaged() -> tuple[np.ndarray, np.ndarray]:
+        raise UserError("damaged")
+
+    def source() -> Iterator[list[MakePatch]]:
+        yield from (patches_of(i, i + 0.5, seconds=0.02 / (1 + i)) for i in range(5))
+        yield [*patches_of(5, seconds=0.02), damaged]
+        yield patches_of(6)
         raise UserError("no more")
 
-    loader = Prefetcher(source())
-    assert [int(next(loader).clean) for _ in range(5)] == list(range(5))
+    loader = Prefetcher(source(), threads)
+    assert [next(loader).clean.flatten().tolist() for _ in range(5)] == [[i, i + 0.5] for i in range(5)]
+    with pytest.raises(UserError, match="damaged"):
+        next(loader)
+    assert next(loader).clean == 6
     with pytest.raises(UserError, match="no more"):
         next(loader)
+    loader.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_no_batch(denoise_store: str, threads: int) -> None:
+    plan = plan_of(denoise_store, phases=PROGRESSIVE)
+    loader = Prefetcher(undone_batches(plan, rank=0, workers=1, step=1), threads)
+    assert all(equal(next(loader), batch) for batch in take(plan, 7, step=1))
+    loader.close()
 
 
 def test_a_prefetcher_can_be_closed_while_it_is_ahead() -> None:
-    loader = Prefetcher(Batch(torch.zeros(1), torch.zeros(1)) for _ in itertools.count())
+    loader = Prefetcher(patches_of(0, seconds=0.01) for _ in itertools.count())
     next(loader)
     loader.close()
-    assert not loader._thread.is_alive()
+    assert not any(thread.name.startswith(("prefetch", "loader")) for thread in threading.enumerate())

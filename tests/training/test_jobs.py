@@ -1,5 +1,6 @@
 """From configurations to jobs: data pinned, mistakes found before anything starts."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from kgt.errors import UserError
 from pipelines import versions
 from pipelines.storage import open_store
+from tests.training.conftest import MakeShards
 from training import jobs
 from training.config import read_configs
 from training.plan import Job
@@ -17,14 +19,21 @@ def prepare(store: str, out: Path, *argv: str, task: str = "denoise") -> list[Jo
     return jobs.prepare(read_configs(settings, ""))
 
 
+def pinned(jobs: list[Job]) -> list[str]:
+    """The versions that the only job reads."""
+    (job,) = jobs
+    return [dataset.version for dataset in job.plan.datasets]
+
+
 def test_a_job_names_its_data_and_model(denoise_store: str, out: Path) -> None:
     (job,) = prepare(denoise_store, out)
     manifest = versions.current(open_store(denoise_store), "denoise")
-    assert (job.version, job.digest) == (manifest.version, manifest.digest)
-    assert [shard.samples for shard in job.plan.shards] == [6] * 4
-    assert len(job.plan.validation) == 1
-    assert job.plan.shards[0].sha256 == manifest.split("train")[0].sha256
-    assert (job.plan.streams, job.plan.redraw.sigma.options) == (4, (25.0,))
+    (dataset,) = job.plan.datasets
+    assert (dataset.version, dataset.digest, dataset.weight) == (manifest.version, manifest.digest, 1)
+    assert [shard.samples for shard in dataset.shards] == [6] * 4
+    assert len(dataset.validation) == 1
+    assert dataset.shards[0].sha256 == manifest.split("train")[0].sha256
+    assert (job.plan.streams, dataset.redraw.sigma.options) == (4, (25.0,))
     assert not out.exists()
 
 
@@ -33,9 +42,9 @@ def test_a_run_keeps_its_version_when_a_newer_one_comes(make_shards: object, out
     jobs.commit(prepare(store, out, "name=first"))
     assert versions.pins(open_store(store), "denoise") == {"v000001": ["run-first"]}
     make_shards("denoise", store=store, shards=6, samples=4)
-    assert prepare(store, out, "name=first")[0].version == "v000001"
-    assert prepare(store, out.with_name("other"))[0].version == "v000002"
-    assert prepare(store, out.with_name("other"), "version=v000001")[0].version == "v000001"
+    assert pinned(prepare(store, out, "name=first")) == ["v000001"]
+    assert pinned(prepare(store, out.with_name("other"))) == ["v000002"]
+    assert pinned(prepare(store, out.with_name("other"), "version=v000001")) == ["v000001"]
 
 
 def test_a_run_goes_on_with_its_own_settings_only(denoise_store: str, out: Path) -> None:
@@ -99,4 +108,57 @@ def test_given_pairs_cannot_be_drawn_anew(make_shards: object, out: Path) -> Non
     store = make_shards("denoise", paired=True)
     with pytest.raises(UserError, match=r"redraw=true: .* were given .* give redraw=false"):
         prepare(store, out)
-    assert prepare(store, out, "redraw=false")[0].plan.redraw is None
+    assert prepare(store, out, "redraw=false")[0].plan.datasets[0].redraw is None
+
+
+@pytest.fixture
+def mixed(denoise_store: str, make_shards: MakeShards) -> str:
+    """Two stores, as a list: the second has more and smaller shards, and stronger noise."""
+    return f"[{denoise_store},{make_shards('denoise', shards=7, samples=3, sigma=50)}]"
+
+
+def test_a_mixture_pins_all_its_datasets_and_keeps_them(mixed: str, out: Path, make_shards: MakeShards) -> None:
+    weights = "weights=[3,1]"
+    (job,) = prepare(mixed, out, weights, "name=mixed")
+    first, second = job.plan.datasets
+    assert (first.weight, second.weight) == (3, 1)
+    assert (len(first.shards), len(second.shards), job.plan.streams) == (4, 7, 4)
+    assert [dataset.redraw.sigma.options for dataset in job.plan.datasets] == [(25.0,), (50.0,)]
+    jobs.commit([job])
+    for dataset in job.plan.datasets:
+        assert "run-mixed" in versions.pins(open_store(dataset.store), "denoise")[dataset.version]
+    make_shards("denoise", store=second.store, shards=7, samples=2)
+    assert prepare(mixed, out, weights)[0].plan == job.plan
+    assert pinned(prepare(mixed, out.with_name("other"), weights)) == ["v000001", "v000002"]
+    with pytest.raises(UserError, match=r"holds a run with weights=\[3, 1\]: give the same"):
+        prepare(mixed, out, "weights=[1,3]")
+    with pytest.raises(UserError, match=r"holds a run with .*weights=\[3, 1\]"):
+        prepare(mixed, out)
+
+
+def test_two_versions_of_one_store_are_two_datasets(make_shards: MakeShards, out: Path) -> None:
+    store = make_shards("denoise", sigma=15)
+    make_shards("denoise", store=store, sigma=50)
+    assert pinned(prepare(store, out, "version=[v000001,v000002]")) == ["v000001", "v000002"]
+
+
+def test_a_dataset_is_named_once(denoise_store: str, tmp_path: Path, out: Path) -> None:
+    shutil.copytree(denoise_store.removeprefix("file://"), tmp_path / "copy")
+    for store in (f"[{denoise_store},{denoise_store}]", f"[{denoise_store},file://{tmp_path}/copy]"):
+        with pytest.raises(UserError, match=r"is the same dataset as v000001 in .*: name it once, and give weights="):
+            prepare(store, out)
+
+
+def test_what_is_mixed_must_be_for_one_model(make_shards: MakeShards, mixed: str, out: Path) -> None:
+    scales = f"[{make_shards('sr', scale=2)},{make_shards('sr', scale=3)}]"
+    with pytest.raises(UserError, match="the datasets are of the scales 2, 3, and a model has one"):
+        prepare(scales, out, task="sr")
+    small = make_shards("denoise", side=32)
+    with pytest.raises(UserError, match=rf"patch=40: the shards of denoise in {small}, v000001, .*patch=32 at most"):
+        prepare(mixed.replace("]", f",{small}]"), out, "patch=40")
+    patterns = f"[{make_shards('demosaic')},{make_shards('demosaic', pattern='gbrg')}]"
+    with pytest.raises(UserError, match=r"pattern=rggb alone, not gbrg"):
+        prepare(patterns, out, task="demosaic")
+    given = make_shards("denoise", paired=True)
+    with pytest.raises(UserError, match=rf"redraw=true: .* in {given} were given"):
+        prepare(mixed.replace("]", f",{given}]"), out)

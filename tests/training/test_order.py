@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kgt.errors import UserError
-from training.order import choose_streams, consumed, epoch_order, locate, share, stream_shards
+from training.order import (
+    choose_streams,
+    consumed,
+    dataset_of,
+    epoch_order,
+    given_out,
+    locate,
+    pattern,
+    share,
+    stream_shards,
+)
 
 sizes_and_streams = st.lists(st.integers(1, 7), min_size=1, max_size=12).flatmap(
     lambda sizes: st.tuples(st.just(sizes), st.integers(1, len(sizes)))
@@ -24,8 +34,8 @@ def test_no_sample_waits_for_more_than_the_buffer(case: tuple[list[int], int], s
     sizes, streams = case
     shards, order = epoch_order(sizes, streams, 0, seed, 0, buffer)
     read = [(shard, index) for shard in shards for index in range(sizes[shard])]
-    for given_out, place in enumerate(order):
-        assert read.index(place) < given_out + buffer
+    for before, place in enumerate(order):
+        assert read.index(place) < before + buffer
 
 
 def test_shuffling_shuffles_and_every_epoch_differs() -> None:
@@ -47,6 +57,49 @@ def test_locate_counts_whole_epochs(case: tuple[list[int], int], seed: int, posi
     before = sum(len(epoch_order(sizes, streams, 0, seed, e, 1)[1]) for e in range(epoch))
     assert before + offset == position
     assert offset < len(epoch_order(sizes, streams, 0, seed, epoch, 1)[1])
+
+
+def test_the_order_of_one_dataset_is_what_it_always_was() -> None:
+    """Runs that have begun go on."""
+    shards, order = epoch_order([2, 3, 2, 1], 2, 1, 7, 2, 3)
+    assert shards == [2, 1]
+    assert order == [(2, 0), (1, 1), (2, 1), (1, 0), (1, 2)]
+    assert {dataset_of((5,), stream, position) for stream in range(4) for position in range(9)} == {0}
+
+
+weights_lists = st.lists(st.integers(1, 9), min_size=1, max_size=5).map(tuple)
+
+
+@given(weights_lists, st.integers(0, 47), st.integers(0, 60))
+def test_any_period_has_each_dataset_as_often_as_it_weighs(
+    weights: tuple[int, ...], stream: int, position: int
+) -> None:
+    total = sum(weights)
+    period = [dataset_of(weights, stream, position + turn) for turn in range(total)]
+    assert [period.count(dataset) for dataset in range(len(weights))] == list(weights)
+
+
+@given(weights_lists, st.integers(0, 47), st.integers(0, 60))
+def test_how_many_of_each_dataset_were_given_out_is_known_without_counting(
+    weights: tuple[int, ...], stream: int, position: int
+) -> None:
+    before = [dataset_of(weights, stream, earlier) for earlier in range(position)]
+    assert given_out(weights, stream, position) == [before.count(dataset) for dataset in range(len(weights))]
+
+
+@given(weights_lists)
+def test_turns_are_spread_evenly(weights: tuple[int, ...]) -> None:
+    """None ever comes a whole turn too early, and so none is late by more than what all others may be early."""
+    turns, total = pattern(weights), sum(weights)
+    for end in range(total):
+        for dataset, weight in enumerate(weights):
+            early = turns[:end].count(dataset) - end * weight / total
+            assert -(len(weights) - 1) < early < 1 or len(weights) == 1
+
+
+def test_a_batch_of_a_few_streams_is_mixed() -> None:
+    assert [dataset_of((3, 1), stream, 0) for stream in range(8)].count(1) == 2
+    assert pattern((3, 1)) == (0, 0, 1, 0)
 
 
 @given(st.integers(0, 500), st.integers(1, 48))
