@@ -123,6 +123,7 @@ class RunConfig:
     max_preemption_failures: int = field(
         default=-1, metadata=about("how often those whose machine was preempted are; -1: always")
     )
+    loader_threads: int = field(default=2, metadata=about("threads of a worker that decode and augment"))
     log_every: int = field(default=1, metadata=about("steps between logged metrics"))
     validate_every: int = field(
         default=1000,
@@ -184,6 +185,7 @@ EXECUTION = frozenset(
         "keep",
         "max_failures",
         "max_preemption_failures",
+        "loader_threads",
         "log_every",
         "validate_every",
         "validate_k",
@@ -211,6 +213,7 @@ _LEAST = {
     "keep": 1,
     "max_failures": 0,
     "max_preemption_failures": -1,
+    "loader_threads": 1,
     "log_every": 1,
     "validate_every": 0,
     "alarm_minutes": 1,

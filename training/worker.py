@@ -64,7 +64,8 @@ def train(loop: dict[str, Any]) -> None:
     profiler = StepProfiler(job.config.profiled() if rank == 0 else range(0), state.store, f"{job.task}/profile")
     stopping = False
     if state.step < job.config.steps:
-        loader = Prefetcher(undone_batches(job.plan, rank=rank, workers=workers, step=state.step))
+        source = undone_batches(job.plan, rank=rank, workers=workers, step=state.step)
+        loader = Prefetcher(source, job.config.loader_threads)
         begun = time.perf_counter()
         try:
             while state.step < job.config.steps and not stopping:
