@@ -10,6 +10,7 @@ from rich.table import Table
 
 from kgt.tasks import TASKS, Protocol
 from training import published
+from training.mixture import listed
 
 if TYPE_CHECKING:
     from training.evaluation import Row
@@ -62,8 +63,9 @@ def print_chain(chain: "Provenance") -> None:
     table.add_row("model", f"{chain.model} version {chain.version}{aliases}")
     table.add_row("weights", f"sha256 {tags.get('weights_sha256', '-')}")
     table.add_row("code", tags.get("git_commit", "-"))
-    data = f"{tags.get('dataset', '-')} in {tags.get('store', '-')}, digest {tags.get('dataset_digest', '-')}"
-    table.add_row("data", data)
+    data = [listed(tags.get(name, "-"), name) for name in ("dataset", "store", "dataset_digest")]
+    for dataset, store, digest in zip(*data, strict=False):
+        table.add_row("data", f"{dataset} in {store}, digest {digest}")
     table.add_row("run", f"{chain.run or '-'}, of parent run {tags.get('parent_run', '-')} {tags.get('run', '')}")
     table.add_row("settings", " ".join(f"{name}={value}" for name, value in sorted(chain.settings.items())) or "-")
     table.add_row("figures", ", ".join(f"{name} {value:.6g}" for name, value in sorted(chain.metrics.items())) or "-")

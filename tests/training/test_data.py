@@ -16,7 +16,7 @@ import torch
 from kgt.errors import UserError
 from pipelines.degradations import settings_of
 from pipelines.storage import open_store
-from pipelines.versions import current
+from pipelines.versions import SPLITS, current
 from training import data
 from training.data import Batch, MakePatch, Prefetcher, batches, stream_samples, undone_batches
 from training.phases import Phase
@@ -26,8 +26,10 @@ from training.plan import DataPlan, Dataset, Shard
 def dataset_of(store: str, task: str = "denoise", **changes: object) -> Dataset:
     """The newest version of the store."""
     manifest = current(open_store(store), task)
-    shards = tuple(Shard(manifest.key(s), s.samples, s.bytes, s.sha256) for s in manifest.split("train"))
-    return Dataset(store, manifest.version, manifest.digest, shards, (), **changes)
+    train, validation = (
+        tuple(Shard(manifest.key(s), s.samples, s.bytes, s.sha256) for s in manifest.split(split)) for split in SPLITS
+    )
+    return Dataset(store, manifest.version, manifest.digest, train, validation, **changes)
 
 
 def plan_of(*datasets: Dataset | str, task: str = "denoise", **changes: object) -> DataPlan:

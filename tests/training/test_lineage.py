@@ -1,7 +1,9 @@
 """The chain behind a registered version: printed, checked for gaps, and enough to make the version again."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pipelines import versions
 from pipelines.storage import open_store
 from training import finish, jobs, lineage, provenance, tracking
 from training.config import read_configs
+from training.mixture import Source
 
 SETTINGS = ["task=denoise", "steps=7", "redraw=true", "lr=1e-3", "patch=32"]
 
@@ -27,17 +30,27 @@ def store(denoise_store: str, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def registered(store: str, out: Path, tmp_path: Path) -> str:
-    """The address of a version, registered as a run's last stage does."""
-    config = read_configs([*SETTINGS, f"store={store}", f"out={out}"], "")[0]
-    (job,) = jobs.prepare([config])
-    parent = tracking.start_run("first")
-    run = tracking.start_run("first/denoise", parent=parent)
-    tracking.log_params(run, config.identity() | {"workers": 2, "streams": job.plan.streams})
-    save_weights(KGT(job.model), tmp_path / "weights.safetensors", metadata={"task": "denoise"})
-    open_store(config.out).put("denoise/weights.safetensors", tmp_path / "weights.safetensors")
-    result = finish.finish(job, run, {"git_commit": "c" * 40, "run": "first", "parent_run": parent})
-    return f"models:/kgt-denoise/{result['model_version']}"
+def register(out: Path, tmp_path: Path) -> Callable[..., str]:
+    """Registers a version as a run's last stage does; its address."""
+
+    def make(*argv: str) -> str:
+        config = read_configs([*SETTINGS, f"out={out}", *argv], "")[0]
+        (job,) = jobs.prepare([config])
+        parent = tracking.start_run("first")
+        run = tracking.start_run("first/denoise", parent=parent)
+        tracking.log_params(run, config.identity() | {"workers": 2, "streams": job.plan.streams})
+        save_weights(KGT(job.model), tmp_path / "weights.safetensors", metadata={"task": "denoise"})
+        open_store(config.out).put("denoise/weights.safetensors", tmp_path / "weights.safetensors")
+        result = finish.finish(job, run, {"git_commit": "c" * 40, "run": "first", "parent_run": parent})
+        return f"models:/kgt-denoise/{result['model_version']}"
+
+    return make
+
+
+@pytest.fixture
+def registered(register: Callable[..., str], store: str) -> str:
+    """The address of a version."""
+    return register(f"store={store}")
 
 
 def test_the_whole_chain_is_printed_and_written(
@@ -80,6 +93,28 @@ def test_the_data_of_a_registered_model_is_not_pruned(registered: str, store: st
     versions.unpin(opened, "denoise", "v000001", "kgt-denoise-v1")
     versions.prune(opened, "denoise", 1)
     assert versions.list_versions(opened, "denoise") == ["v000003"]  # it was the pin that kept it
+
+
+def test_all_data_of_a_mixture_is_in_the_chain_and_kept(
+    register: Callable[..., str], store: str, make_shards: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    other = make_shards("denoise", sigma=50)
+    address = register(f"store=[{store},{other}]", "weights=[3,1]")
+    assert lineage.main([address]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"data denoise/v000001 in {name}, digest " in said for name in (store, other))
+    (config,) = read_configs(provenance.trace(address).command("again"), "")
+    assert config.sources() == (Source(store, "v000001", 3), Source(other, "v000001", 1))
+    card = tracking.get_alias("denoise", "challenger").description
+    for name, weight in ((store, 3), (other, 1)):
+        assert re.search(rf"- shards: {name}, denoise/v000001, digest [0-9a-f]{{64}}, weight {weight}\n", card)
+        for _ in range(2):
+            make_shards("denoise", store=name, shards=1)
+        versions.prune(open_store(name), "denoise", 1)
+        assert versions.list_versions(open_store(name), "denoise") == ["v000001", "v000003"]
+    Path(other.removeprefix("file://"), "denoise", "versions", "v000001.json").unlink()
+    (gap,) = provenance.trace(address).gaps
+    assert gap.startswith(f"its data is not to be had: {other} has no version v000001")
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,7 @@ def test_an_unfit_challenger_is_refused(images: str, register: Register) -> None
         ({"git_commit": ""}, "it has no tag git_commit"),
         ({"dataset": "denoise/v000009"}, "has no version v000009 of denoise"),
         ({"dataset_digest": "0"}, "is no longer what it was trained on"),
+        ({"dataset_digest": "[a,b]"}, "name different numbers of datasets"),
         ({"parent_run": "0" * 32}, "is not in MLflow"),
     ]:
         register(0.03, tags=tags)

@@ -27,7 +27,8 @@ from kgt.model import KGT
 from kgt.weights import load_weights
 from pipelines import versions
 from pipelines.storage import open_store
-from training import checkpoint, fit, jobs, lineage, origin, run, tracking
+from tests.training.conftest import MakeShards
+from training import checkpoint, fit, jobs, lineage, origin, provenance, run, tracking
 from training.config import read_configs
 from training.schedule import neighbours
 
@@ -206,6 +207,29 @@ def test_another_engine_trains_the_same_model(undisturbed: Ran, denoise_store: s
     for part in ("wait", "forward", "backward", "update"):
         assert all(seconds >= 0 for _, seconds in ran.history(part))
     assert {value for _, value in ran.history("batch_size")} == {4}
+
+
+@pytest.mark.usefixtures("mlflow_database", "ray_local")
+def test_one_model_learns_from_two_datasets(denoise_store: str, make_shards: MakeShards, out: Path) -> None:
+    """Of other sizes, read three to one: each worker ends with its last step, and the model names and keeps both."""
+    other = make_shards("denoise", shards=5, samples=3, sigma=50)
+    ran = command(f"[{denoise_store},{other}]", out, "task=denoise", "weights=[3,1]", "steps=12", "loader_threads=3")
+    assert ran.code == 0, ran.stderr
+    assert [step for step, _ in ran.history("loss")] == list(range(1, 13))
+    version = tracking.get_alias("denoise", "challenger")
+    digests = [versions.load(open_store(store), "denoise", "v000001").digest for store in (denoise_store, other)]
+    assert provenance.datasets_of(version.tags) == [
+        provenance.Pinned(store, "denoise", "v000001", digest)
+        for store, digest in zip((denoise_store, other), digests, strict=True)
+    ]
+    params, _, _ = tracking.run_data(version.run_id)
+    assert params["dataset_digest"] == version.tags["dataset_digest"]
+    assert params["weights"] == "[3, 1]"
+    marker = json.loads((out / "denoise" / "checkpoints" / "00000012" / checkpoint.MARKER).read_text())
+    assert marker["state"]["dataset digest"] == version.tags["dataset_digest"]
+    for store in (denoise_store, other):
+        pins = versions.pins(open_store(store), "denoise")["v000001"]
+        assert {f"run-{json.loads((out / 'run.json').read_text())['name']}", "kgt-denoise-v1"} <= {*pins}
 
 
 @pytest.mark.usefixtures("mlflow_database", "ray_local")
