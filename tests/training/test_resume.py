@@ -20,6 +20,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from tests.training.conftest import MakeShards
 from training import checkpoint
 
 STEPS = 20
@@ -148,6 +149,23 @@ def test_killed_anywhere_it_ends_in_the_same_bits(
     assert run.history("loss") == undisturbed.history("loss")
     assert [step for step, _ in run.history("k")] == list(range(1, STEPS + 1))
     assert run.weights() == undisturbed.weights()
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_mixed_datasets_ends_in_the_same_bits(run: Run, make_shards: MakeShards) -> None:
+    """Other threads of the loader change nothing, either."""
+    run.store = f"[{run.store},{make_shards('denoise', shards=7, samples=3, sigma=50)}]"
+    whole = Run(run.root, run.store, run.folder / "undisturbed")
+    ended = whole.command("weights=[3,1]")
+    assert ended.returncode == 0, ended.stderr
+    process = run.start("weights=[3,1]", "loader_threads=3")
+    run.wait_for_checkpoint(14, process)
+    kill_driver(process)
+    process.communicate(timeout=120)
+    again = run.command("weights=[3,1]", "loader_threads=1")
+    assert again.returncode == 0, again.stderr
+    assert run.history("loss") == whole.history("loss")
+    assert run.weights() == whole.weights()
 
 
 @pytest.mark.parametrize(

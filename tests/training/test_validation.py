@@ -66,6 +66,8 @@ def test_the_picture_shows_the_first_pairs(plan: DataPlan, model: KGT) -> None:
 
 
 def test_without_a_val_split_there_is_nothing(plan: DataPlan, model: KGT) -> None:
-    empty = ValidationSet(dataclasses.replace(plan, validation=()), 10)
+    (dataset,) = plan.datasets
+    without = dataclasses.replace(dataset, validation=())
+    empty = ValidationSet(dataclasses.replace(plan, datasets=(without,)), 10)
     assert empty.scores(model) == []
     assert empty.picture(model) is None
