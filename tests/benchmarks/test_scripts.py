@@ -67,6 +67,25 @@ def test_a_model_in_inference_and_training(run_benchmark: Callable[..., dict]) -
         assert shares["convolution"] > 0
 
 
+def test_the_loader_beside_webdataset_and_steps(run_benchmark: Callable[..., dict]) -> None:
+    smallest = ("--task", "denoise", "--pairs", "24", "--crop", "64", "--patch", "16", "--batch", "2", "--runs", "1")
+    found = run_benchmark(
+        "loader.py", *smallest, "--loader-threads", "0", "2", "--models", "kgt-tiny", "--steps", "1", "--demand", "50"
+    )
+    assert [(row["store"], row["reader"]) for row in found["rows"]] == [
+        (store, reader)
+        for store in ("file", "s3")
+        for reader in ("webdataset", "loader, 0 threads", "loader, 2 threads")
+    ]
+    for row in found["rows"]:
+        assert row["pairs"] >= 24
+        assert row["x demand"] == pytest.approx(row["pairs/s"] / 50)
+    (fed,) = found["steps"]
+    assert (fed["model"], fed["task"]) == ("kgt-tiny", "denoise")
+    assert 0 <= fed["waited, %"] < 100
+    assert "processes running" in found["load"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("script", [attention, model])
 def test_a_device_that_is_not_there_is_refused(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
