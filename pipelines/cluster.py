@@ -4,8 +4,11 @@ import logging
 import os
 import pickle
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +60,8 @@ def connect(cores: int | None = None) -> None:
         paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     try:
-        ray.init(**options)
+        with _hearing_sigterm():
+            ray.init(**options)
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}") from error
     except Exception as error:
@@ -67,6 +71,17 @@ def connect(cores: int | None = None) -> None:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(f"no Ray starts on this machine ({reason}): try again") from error
     die_with_raylet()
+
+
+@contextmanager
+def _hearing_sigterm() -> Iterator[None]:
+    """SIGTERM does afterwards what it did before: Ray's C++ takes it for itself, and would print a trace and abort."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def each_row(

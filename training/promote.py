@@ -17,7 +17,6 @@ is not there yet. Exit code: 0 promoted or kept, 3 where a challenger was refuse
 """
 
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -103,5 +102,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a promotion that is stopped gives up its lock
     sys.exit(main(sys.argv[1:]))
