@@ -112,7 +112,8 @@ def _task(model: str) -> str:
 
 def _make(task: str, store: Store, given: Any) -> DataPlan:
     """The shards of a version, made without a cluster, and how a run would read them."""
-    images = survey([s for s in list_sources(given.source, "") if s.split == "train"], given.crop, 0.5).images
+    sources = [source for source in list_sources(given.source, "") if source.split != "val"]
+    images = survey(sources, given.crop, 0.5).images
     common = {"seed": 0, "crop": given.crop, "grid": None, "max_flatness": 0.9, "paired": False}
     common |= {"val_fraction": 0.0, "shard_mib": 256.0, "shards_min": SHARDS}
     recipe = recipe_of(task, {}, crops=-(-given.pairs // len(images)), **common)
@@ -203,7 +204,7 @@ def _feed(model: str, read: DataPlan, device: torch.device, dtype: torch.dtype, 
             step(held)
         alone = time.perf_counter() - begun
         with closing(Prefetcher(undone_batches(read, rank=0, workers=1, step=0), THREADS)) as loader:
-            next(loader)  # a run's first batch has nothing to be made beside
+            step(next(loader))  # a run's first batch has nothing to be made beside
             begun, waited = time.perf_counter(), 0.0
             for _ in range(given.steps):
                 batch = next(loader)
