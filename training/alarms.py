@@ -1,5 +1,6 @@
 """Alarms: what someone should look at while a run goes on. Each is raised once, and cleared when it is over."""
 
+import http.client
 import json
 import logging
 import math
@@ -38,15 +39,14 @@ class Alarms:
         self._raised: set[str] = set()
         self._steps: deque[tuple[float, float]] = deque(maxlen=WAIT_STEPS)
         self._streak = 0
-        self._best, self._best_step = -math.inf, 0
-        self._last_step: float | None = None
+        self._last_sign: float | None = None
         self._last_checkpoint: float | None = None
 
     def record(self, record: Mapping[str, float], now: float) -> Iterator[str]:
         """Take in one step's record. now: seconds of a clock that does not jump."""
         if self._last_checkpoint is None or "checkpoint" in record:
             self._last_checkpoint = now
-        self._last_step = now
+        self._last_sign = now
         yield from self.time(now)
         self._steps.append((record["wait"], record["seconds"]))
         waited, whole = (sum(values) for values in zip(*self._steps, strict=True))
@@ -62,13 +62,22 @@ class Alarms:
             f"{self._streak} steps in a row skipped at step {record['step']:.0f}: loss or gradient not finite",
         )
         if "val_psnr" in record:
-            yield from self._validated(record["val_psnr"], int(record["step"]))
+            psnr, best = record["val_psnr"], record.get("val_best_psnr", -math.inf)
+            before = f", {best:.2f} dB before" if math.isfinite(best) else ""
+            fallen = not psnr > best - FALLEN_DB  # NaN, too
+            told = f"{psnr:.2f} dB at step {record['step']:.0f}{before}"
+            yield from self._when(fallen, "falling validation", told)
+
+    def alive(self, now: float) -> None:
+        """Take in that the task does something else than steps, such as validation."""
+        if self._last_sign is not None:
+            self._last_sign = now
 
     def time(self, now: float) -> Iterator[str]:
-        """What follows from time having passed since the last record."""
-        if self._last_step is None or self._last_checkpoint is None:
+        """What follows from time having passed since the last record. Nothing before the first one."""
+        if self._last_sign is None or self._last_checkpoint is None:
             return
-        quiet, unsaved = (now - since for since in (self._last_step, self._last_checkpoint))
+        quiet, unsaved = (now - since for since in (self._last_sign, self._last_checkpoint))
         yield from self._when(
             quiet > 60 * STALLED_MINUTES,
             "no step",
@@ -77,13 +86,6 @@ class Alarms:
         yield from self._when(
             unsaved > 60 * self._checkpoint_minutes, "no checkpoint", f"none for {unsaved / 60:.0f} minutes"
         )
-
-    def _validated(self, psnr: float, step: int) -> Iterator[str]:
-        if psnr > self._best:
-            self._best, self._best_step = psnr, step
-        before = f", {self._best:.2f} dB at step {self._best_step}" if self._best_step else ""
-        fallen = not psnr > self._best - FALLEN_DB  # NaN, too
-        yield from self._when(fallen, "falling validation", f"{psnr:.2f} dB at step {step}{before}")
 
     def _when(self, wrong: bool, name: str, what: str) -> Iterator[str]:
         if wrong and name not in self._raised:
@@ -107,6 +109,6 @@ def _post(address: str, line: str) -> None:
     try:
         request = urllib.request.Request(address, json.dumps({"text": line}).encode(), headers=headers)
         urllib.request.urlopen(request, timeout=POST_SECONDS).close()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # whose words may hold the address
         reason = error.code if isinstance(error, urllib.error.HTTPError) else type(error).__name__
         logger.warning("the alarm was not posted to $%s: %s", WEBHOOK, reason)

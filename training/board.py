@@ -12,8 +12,15 @@ class Picture:
     key: str
 
 
-News = dict[str, float] | str | Picture
-"""A step's record, a change of state, or a picture."""
+@dataclass(frozen=True)
+class Lost:
+    """Workers were lost, for this reason, and others will go on from the last checkpoint."""
+
+    why: str
+
+
+News = dict[str, float] | str | Picture | Lost
+"""A step's record, something to be told, or what the two classes say."""
 
 
 @ray.remote(num_cpus=0)
@@ -29,8 +36,8 @@ class Board:
         self._news += [(task, record) for record in records]
         return self._stopping
 
-    def say(self, task: str, what: str | Picture) -> None:
-        """A change of state, or a picture."""
+    def say(self, task: str, what: str | Picture | Lost) -> None:
+        """Take news that is no record."""
         self._news.append((task, what))
 
     def drain(self) -> list[tuple[str, News]]:

@@ -141,10 +141,7 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """The settings that say what comes out, for one task."""
-        settings = {name: value for name, value in dataclasses.asdict(self).items() if name not in EXECUTION}
-        if not self.weights:  # as of the runs that began before there were any
-            del settings["weights"]
-        return settings
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in EXECUTION}
 
     def sources(self) -> tuple[Source, ...]:
         """Which datasets are read. Raises UserError where their lists do not fit together."""

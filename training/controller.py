@@ -22,7 +22,7 @@ from pipelines import cluster, ray_death
 from pipelines.storage import check_writable, open_store
 from training import jobs, journal, origin, remote, tracking
 from training.alarms import Alarms, tell
-from training.board import Board, Picture
+from training.board import Board, Lost, Picture
 from training.config import deepspeed_config
 from training.display import Display
 from training.interruption import Interruption
@@ -92,7 +92,8 @@ class _Controller:
         self._interruption = interruption
         self._stopping = threading.Event()  # asked to stop
         self._over = threading.Event()  # Ray is gone, or given up
-        self._stepping: set[str] = set()
+        self._training: set[str] = set()  # the tasks that have workers, or wait for them
+        self._stepping: set[str] = set()  # those whose workers are at their steps: they can stop at a checkpoint
         self._board = Board.options(scheduling_strategy=_here()).remote()
         self._parent, self._runs, self._lineage = _open_runs(todo)
         self._logs = {job.task: MetricLog(self._runs[job.task], job.config.log_every) for job in todo}
@@ -146,7 +147,7 @@ class _Controller:
         """Let tasks in training stop at a checkpoint, which is due at once; those that are not have nothing to save."""
         ray.get(self._board.stop.remote())
         self._stopping.set()
-        for task in sorted(self._stepping):
+        for task in sorted(self._stepping & self._training):
             self._display.say(task, "stopping at a checkpoint (once more, and it ends at once)")
 
     def _train(self, job: Job) -> None:
@@ -157,7 +158,11 @@ class _Controller:
         if store.head(weights) is None:
             self._display.say(job.task, "starting")
             fit = _remote(remote.fit, num_cpus=0, scheduling_strategy=_here())
-            self._result(fit.remote(job, self._board), unless=lambda: job.task not in self._stepping)
+            self._training.add(job.task)
+            try:
+                self._result(fit.remote(job, self._board), unless=lambda: job.task not in self._stepping)
+            finally:
+                self._training.discard(job.task)
             if store.head(weights) is None:
                 raise _Stopped
 
@@ -187,8 +192,11 @@ class _Controller:
         now = time.monotonic()
         for task, news in ray.get(self._board.drain.remote()):
             if isinstance(news, str):
-                self._stepping.discard(task)
                 self._display.say(task, news)
+                self._alarms[task].alive(now)
+            elif isinstance(news, Lost):
+                self._stepping.discard(task)
+                self._display.say(task, f"workers lost ({news.why}): starting again from the last checkpoint")
             elif isinstance(news, Picture):
                 self._logs[task].add_picture(self._store, news.key)
             else:
@@ -196,7 +204,7 @@ class _Controller:
                 self._display.update(task, news)
                 self._logs[task].add(news)
                 tell(self._alarms[task].record(news, now))
-        for task in self._stepping:
+        for task in sorted(self._training):
             tell(self._alarms[task].time(now))
 
 

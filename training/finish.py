@@ -62,10 +62,10 @@ def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
 
 def _validate(pairs: ValidationSet, model: KGT) -> tuple[dict[str, float], np.ndarray | None]:
     """(the means over the pairs, and how many there are; the picture). Empty where there are none."""
-    scores = pairs.scores(model)
-    if not scores:
+    if not pairs.total:
         return {}, None
-    figures = means(scores)
-    if not math.isfinite(figures["psnr"]):
+    psnr, ssim = means(pairs.scores(model))
+    if not math.isfinite(psnr):
         raise NotFiniteError("the trained model's output is not finite: its weights are no good")
-    return {**figures, "pairs": float(len(scores))}, pairs.picture(model)
+    before, _ = means(pairs.input_scores())
+    return {"input_psnr": before, "psnr": psnr, "ssim": ssim, "pairs": float(pairs.total)}, pairs.picture(model)

@@ -14,6 +14,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from pipelines import cluster
 from pipelines.storage import Unavailable
 from training import remote
+from training.board import Lost
 from training.plan import Job
 
 # A finished task is noticed 1.5 s earlier than by Ray's default.
@@ -33,7 +34,7 @@ def fit(job: Job, board: Any) -> None:
             reason, final = _diagnose(error)
             if final or attempt == job.config.max_failures:
                 raise remote.TaskFailed(reason, str(error)) from None
-            ray.get(board.say.remote(job.task, f"workers lost ({reason}): starting again from the last checkpoint"))
+            ray.get(board.say.remote(job.task, Lost(reason)))
 
 
 def _trainer(job: Job, board: Any) -> TorchTrainer:

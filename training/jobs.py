@@ -191,6 +191,7 @@ def _weights(address: str) -> Path:
 
 def _check_same(config: RunConfig, settings: dict[str, Any]) -> None:
     asked = config.identity()
+    settings = RunConfig().identity() | settings  # one that came after the run began had its default then
     changed = [name for name in asked | settings if asked.get(name) != settings.get(name)]
     if changed:
         was = ", ".join(f"{name}={settings.get(name)}" for name in changed)

@@ -16,6 +16,7 @@ from training.step import StepOutcome
 from training.system import SystemMonitor
 
 REPORT_SECONDS = 1.0
+SAY_SECONDS = 30.0
 
 
 class Reporter:
@@ -29,7 +30,7 @@ class Reporter:
         self._system = SystemMonitor()
         self._records: list[dict[str, float]] = []
         self._unsent = 0
-        self._sent = time.monotonic()
+        self._sent = self._said = time.monotonic()
         self._noted: dict[str, float] = {}
 
     def add(self, step: int, outcome: StepOutcome, figures: Mapping[str, float]) -> None:
@@ -39,6 +40,7 @@ class Reporter:
         self._noted = {}
         self._records.append({**record, "memory": self._system.memory()})
         self._unsent += 1
+        self._said = time.monotonic()
         if time.monotonic() - self._sent >= REPORT_SECONDS:
             self._records[-1] |= self._system.utilization()
             self._send()
@@ -46,6 +48,16 @@ class Reporter:
     def note(self, **figures: float) -> None:
         """Figures that are known between two steps; they go with the next one's record."""
         self._noted |= figures
+
+    def stop_asked(self, doing: str) -> bool:
+        """Whether the run is to stop. doing: said now and then, where it is something else than steps."""
+        now = time.monotonic()
+        if now - self._sent >= REPORT_SECONDS:
+            self._send()
+        if now - self._said >= SAY_SECONDS:
+            self._said = now
+            self.say(doing)
+        return self.stopping
 
     def keep(self, store: Store) -> None:
         """Send what there is; write all since the last checkpoint into the run's folder."""

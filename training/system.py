@@ -1,7 +1,5 @@
 """What the first worker's machine is doing, under MLflow's names for it."""
 
-from contextlib import suppress
-
 import psutil
 import torch
 
@@ -14,6 +12,7 @@ class SystemMonitor:
     def __init__(self) -> None:
         psutil.cpu_percent()  # percentages are since the last call
         self._process = psutil.Process()
+        self._gpu = torch.cuda.is_available() and _tells_utilization()
 
     def memory(self) -> float:
         """MiB: the most that tensors took on the GPU since the last call; without one, what the process holds now."""
@@ -24,7 +23,7 @@ class SystemMonitor:
         return most
 
     def utilization(self) -> dict[str, float]:
-        """Since the last call. That of a GPU only where NVIDIA's library for it is installed (`nvidia-ml-py`)."""
+        """Since the last call. That of a GPU only where NVIDIA's library (`nvidia-ml-py`) is installed and tells it."""
         memory = psutil.virtual_memory()
         figures = {
             "system/cpu_utilization_percentage": psutil.cpu_percent(),
@@ -34,6 +33,15 @@ class SystemMonitor:
         if torch.cuda.is_available():
             free, total = torch.cuda.mem_get_info()
             figures["system/gpu_memory_usage_percentage"] = 100 * (1 - free / total)
-            with suppress(ModuleNotFoundError):
-                figures["system/gpu_utilization_percentage"] = torch.cuda.utilization()
+        if self._gpu:
+            figures["system/gpu_utilization_percentage"] = torch.cuda.utilization()
         return figures
+
+
+def _tells_utilization() -> bool:
+    """Not without NVIDIA's library; nor for a part of a GPU, or with a driver that it does not know."""
+    try:
+        torch.cuda.utilization()
+    except Exception:  # noqa: BLE001 - the library's own kinds, which cannot be named where it is missing
+        return False
+    return True

@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,27 +24,40 @@ SHOWN = 4
 """Pairs in the before/after picture."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """One pair's, in dB (`HIGHEST_PSNR` at most) and SSIM. input_psnr: of what was restored."""
-
-    input_psnr: float
-    psnr: float
-    ssim: float
+Score = tuple[float, float]
+"""One pair's PSNR in dB (`HIGHEST_PSNR` at most) and SSIM, as the task's protocol has them."""
 
 
 class ValidationSet:
-    """The pairs that every validation of a run looks at, or one worker's share of them; they are decoded once."""
+    """The pairs that every validation of a run looks at, or one worker's share of them; they are decoded once.
+
+    total: over all workers.
+    """
 
     def __init__(self, plan: DataPlan, most: int, *, rank: int = 0, workers: int = 1) -> None:
         """most: pairs over all workers. rank: takes every pair whose number is congruent to it."""
         self._task = plan.task
-        self._pairs = [decode_pair(sample) for sample in itertools.islice(_samples(plan, most), rank, None, workers)]
         self._protocol = get_task(plan.task).protocol
+        self._pairs: list[Pair] = []
+        self.total = 0
+        for sample in _samples(plan, most):
+            if self.total % workers == rank:
+                self._pairs.append(decode_pair(sample))
+            self.total += 1
 
-    def scores(self, model: nn.Module, k: int | None = None) -> list[Scores]:
+    def scores(self, model: nn.Module, k: int | None = None) -> Iterator[Score]:
         """Those of every pair, restored with `k` neighbours of 1024. NaN where the model's output is not finite."""
-        return [self._score(model, pair, k) for pair in self._pairs]
+        for pair in self._pairs:
+            try:
+                yield self._score(restore(model, pair.degraded, task=self._task, k=k), pair)
+            except NotFiniteError:
+                yield math.nan, math.nan
+
+    def input_scores(self) -> Iterator[Score]:
+        """Those of every pair as it is: enlarged for sr, interpolated for demosaic."""
+        for pair in self._pairs:
+            degraded = Degraded(pair.clean, pair.degraded, pair.meta["parameters"])
+            yield self._score(baseline(self._task, degraded), pair)
 
     def picture(self, model: nn.Module) -> np.ndarray | None:
         """Degraded, restored, clean side by side: the first pairs of the same width, uint8 (H, W, 3)."""
@@ -56,52 +68,59 @@ class ValidationSet:
                 rows.append(row)
         return np.concatenate(rows) if rows else None
 
-    def _score(self, model: nn.Module, pair: Pair, k: int | None) -> Scores:
-        scale = model.config.scale
-        given = baseline(self._task, Degraded(pair.clean, pair.degraded, pair.meta["parameters"]))
-        before, _ = score(given, pair.clean, self._protocol, scale)
-        try:
-            restored = restore(model, pair.degraded, task=self._task, k=k)
-        except NotFiniteError:
-            return Scores(min(before, HIGHEST_PSNR), math.nan, math.nan)
-        after, similarity = score(restored, pair.clean, self._protocol, scale)
-        return Scores(min(before, HIGHEST_PSNR), min(after, HIGHEST_PSNR), similarity)
+    def _score(self, image: np.ndarray, pair: Pair) -> Score:
+        psnr, ssim = score(image, pair.clean, self._protocol, pair.clean.shape[0] // pair.degraded.shape[0])
+        return min(psnr, HIGHEST_PSNR), ssim
 
 
 class Validator:
     """One worker's part of a run's validations in training. Every worker has one, and calls it at the same steps."""
 
     def __init__(self, job: Job, device: torch.device) -> None:
-        most, rank, workers = job.config.validation_pairs, dist.get_rank(), dist.get_world_size()
-        self._pairs = ValidationSet(job.plan, most, rank=rank, workers=workers)
+        self._workers = dist.get_world_size()
+        most = job.config.validation_pairs
+        self._pairs = ValidationSet(job.plan, most, rank=dist.get_rank(), workers=self._workers)
         self._ks = [None, *(k for k in job.config.validated_k() if k != job.model.topk)]
         self._model = KGT(job.model).to(device).eval()
 
-    def figures(self, weights: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> dict[str, float]:
+    def figures(
+        self, weights: Mapping[str, Tensor], average: Mapping[str, Tensor], stop: Callable[[], bool]
+    ) -> dict[str, float] | None:
         """PSNR and SSIM, the same on all workers, of the average (`val_psnr`) and of the weights (`val_raw_psnr`).
 
-        Those with other numbers of neighbours than the model's own end in `_k64` and so on.
+        Those with other numbers of neighbours than the model's own end in `_k64` and so on. stop: asked by all workers
+        between pairs, with the same answer on all; None then.
         """
         found = {}
         for kind, values in (("val_raw_", weights), ("val_", average)):
             self._model.load_state_dict(values)
             for k in self._ks:
-                shares: list[Any] = [None] * dist.get_world_size()
-                dist.all_gather_object(shares, self._pairs.scores(self._model, k))
-                in_order = itertools.chain.from_iterable(itertools.zip_longest(*shares))
-                mean = means([scores for scores in in_order if scores is not None])
+                own, left = [], self._pairs.scores(self._model, k)
+                for _ in range(math.ceil(self._pairs.total / self._workers)):
+                    if stop():
+                        return None
+                    own += itertools.islice(left, 1)
+                psnr, ssim = means(self._in_order(own))
                 end = "" if k is None else f"_k{k}"
-                found |= {f"{kind}{name}{end}": mean[name] for name in ("psnr", "ssim")}
+                found |= {f"{kind}psnr{end}": psnr, f"{kind}ssim{end}": ssim}
         return found
 
     def picture(self) -> np.ndarray | None:
         """See ValidationSet; of the average that was last measured."""
         return self._pairs.picture(self._model)
 
+    def _in_order(self, own: list[Score]) -> list[Score]:
+        """All workers' scores, pair by pair, so that their mean does not depend on how many workers there are."""
+        shares: list[Any] = [None] * self._workers
+        dist.all_gather_object(shares, own)
+        in_turn = itertools.chain.from_iterable(itertools.zip_longest(*shares))
+        return [scores for scores in in_turn if scores is not None]
 
-def means(scores: Sequence[Scores]) -> dict[str, float]:
-    """`input_psnr`, `psnr` and `ssim`, averaged over the pairs."""
-    return {name: float(np.mean([getattr(each, name) for each in scores])) for name in ("input_psnr", "psnr", "ssim")}
+
+def means(scores: Iterable[Score]) -> Score:
+    """Averaged over the pairs."""
+    psnr, ssim = np.mean(list(scores), axis=0).tolist()
+    return psnr, ssim
 
 
 def _samples(plan: DataPlan, most: int) -> Iterator[dict[str, Any]]:

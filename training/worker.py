@@ -165,7 +165,7 @@ class _State:
             self.ema.load(self.engine.part(average), found.state["ema_updates"])
         self.step = found.step
         self.skipped, self.skipped_in_row = found.state["skipped"], found.state["skipped_in_row"]
-        self.best = found.state["best"]
+        self.best = found.state.get("best")
         if self.reporter:
             self.reporter.note(resume=time.perf_counter() - started)
 
@@ -189,12 +189,24 @@ class _State:
         return self.step % self.job.config.checkpoint_every == 0 or self.step == self.job.config.steps or best
 
     def validate(self) -> dict[str, float]:
-        """The figures of weights and average, the same on every rank; every rank calls it."""
+        """The figures of weights and average, the same on every rank; every rank calls it.
+
+        `val_best_psnr`: the best before. Cut short, and without figures, where the run is to stop.
+        """
         started = time.perf_counter()
         if self._validator is None:
             self._validator = Validator(self.job, self.device)
         average = self.engine.whole(self.ema.shadow)
-        figures = self._validator.figures(self.engine.whole(self.engine.weights()), average)
+        try:
+            figures = self._validator.figures(self.engine.whole(self.engine.weights()), average, self._stop_asked)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "the GPU cannot hold a validation beside the training: use validate_every=0, or shards of smaller crops"
+            ) from error
+        if figures is None:  # the run is to stop
+            return {"validation": time.perf_counter() - started}
+        if self.best:
+            figures["val_best_psnr"] = self.best["psnr"]
         if figures["val_psnr"] > (self.best["psnr"] if self.best else -math.inf):
             self.best = {"step": self.step, "psnr": figures["val_psnr"]}
             if self.rank == 0:
@@ -202,6 +214,9 @@ class _State:
         if self.reporter and math.isfinite(figures["val_psnr"]):
             self._put_picture(self._validator.picture())
         return figures | {"validation": time.perf_counter() - started}
+
+    def _stop_asked(self) -> bool:
+        return self.anywhere(self.reporter is not None and self.reporter.stop_asked("validating"))
 
     def _put_picture(self, picture: np.ndarray) -> None:
         key = f"{self.job.task}/pictures/{self.step:08d}.png"

@@ -51,16 +51,16 @@ def test_steps_that_are_skipped_in_a_row(own: Alarms) -> None:
 
 @pytest.mark.parametrize("fallen", [29.5, float("nan")])
 def test_validation_that_falls(own: Alarms, fallen: float) -> None:
-    assert fed(own, record(10, val_psnr=30.0), record(20, val_psnr=29.9)) == []
-    (line,) = fed(own, record(30, val_psnr=fallen), record(31))
-    assert line == f"ALARM jpeg: falling validation: {fallen:.2f} dB at step 30, 30.00 dB at step 10"
-    assert fed(own, record(40, val_psnr=30.1)) == ["jpeg: falling validation is over"]
+    assert fed(own, record(10, val_psnr=30.0), record(20, val_psnr=29.9, val_best_psnr=30.0)) == []
+    (line,) = fed(own, record(30, val_psnr=fallen, val_best_psnr=30.0), record(31))
+    assert line == f"ALARM jpeg: falling validation: {fallen:.2f} dB at step 30, 30.00 dB before"
+    assert fed(own, record(40, val_psnr=30.1, val_best_psnr=30.0)) == ["jpeg: falling validation is over"]
 
 
 def test_validation_that_begins_with_nan(own: Alarms) -> None:
     assert fed(own, record(10, val_psnr=float("nan"))) == ["ALARM jpeg: falling validation: nan dB at step 10"]
     assert fed(own, record(20, val_psnr=30.0)) == ["jpeg: falling validation is over"]
-    assert len(fed(own, record(30, val_psnr=20.0))) == 1
+    assert len(fed(own, record(30, val_psnr=20.0, val_best_psnr=30.0))) == 1
 
 
 def test_no_checkpoint_for_too_long(own: Alarms) -> None:
@@ -78,6 +78,12 @@ def test_no_step_for_too_long(own: Alarms) -> None:
     assert line.startswith("ALARM jpeg: no step: none for 10 minutes")
     assert list(own.time(60 * STALLED_MINUTES + 2)) == []
     assert fed(own, record(2), now=60 * STALLED_MINUTES + 3) == ["jpeg: no step is over"]
+
+
+def test_who_validates_for_long_is_alive(own: Alarms) -> None:
+    fed(own, record(1), now=0.0)
+    own.alive(60 * STALLED_MINUTES - 1)
+    assert list(own.time(60 * STALLED_MINUTES + 1)) == []
 
 
 class Hook(http.server.BaseHTTPRequestHandler):
@@ -119,9 +125,21 @@ def test_the_webhook_gets_every_line(hook: type[Hook], caplog: pytest.LogCapture
     assert caplog.messages == ["ALARM sr: no step", *([refused] if hook.status == 403 else [])]
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9/T0PSECRET", "T0PSECRET", "http://[T0PSECRET"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:9/T0PSECRET",
+        "T0PSECRET",
+        "http://[T0PSECRET",
+        "http://127.0.0.1:T0PSECRET/x",
+        "http://127.0.0.1/services/T0 PSECRET",
+    ],
+)
 def test_a_webhook_that_is_not_there_stops_nothing_and_is_not_named(
-    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setenv(WEBHOOK, address)
     with caplog.at_level(logging.DEBUG):
@@ -129,7 +147,7 @@ def test_a_webhook_that_is_not_there_stops_nothing_and_is_not_named(
         wait_for_posts()
     assert "ALARM sr: no step" in caplog.messages
     assert "was not posted" in caplog.text
-    assert "T0PSECRET" not in caplog.text
+    assert "PSECRET" not in caplog.text + "".join(capfd.readouterr())
 
 
 def test_alarms_name_a_way_out() -> None:

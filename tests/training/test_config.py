@@ -179,7 +179,7 @@ def test_the_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_settings_are_divided_into_what_comes_out_and_how_it_runs() -> None:
     (config,) = read("task=sr")
     assert not config.identity().keys() & EXECUTION
-    assert config.identity().keys() | EXECUTION == vars(config).keys() - {"weights"}
+    assert config.identity().keys() | EXECUTION == vars(config).keys()
     assert read("task=sr", "store=[a,b]", "weights=[3,1]")[0].identity()["weights"] == [3, 1]
 
 

@@ -25,6 +25,7 @@ from training import checkpoint
 
 STEPS = 20
 SETTINGS = [f"steps={STEPS}", "batch_size=4", "patch=16", "checkpoint_every=7", "warmup=4", "task=denoise"]
+SETTINGS += ["validate_every=5", "validation_pairs=3", "validate_k=64"]
 
 
 @dataclass
@@ -67,9 +68,9 @@ class Run:
         with sqlite3.connect(self.folder / "mlflow.db") as database:
             return list(database.execute(query, (record["mlflow_run"], metric)))
 
-    def weights(self) -> dict[str, bytes]:
+    def weights(self, file: str = "weights.safetensors") -> dict[str, bytes]:
         """The result, to the bit."""
-        tensors = load_file(self.out / "denoise" / "weights.safetensors")
+        tensors = load_file(self.out / "denoise" / file)
         return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
@@ -146,9 +147,12 @@ def test_killed_anywhere_it_ends_in_the_same_bits(
     assert "Connecting to existing Ray cluster" not in stderr
     again = run.command()
     assert again.returncode == 0, again.stderr
-    assert run.history("loss") == undisturbed.history("loss")
+    for metric in ("loss", "val_psnr", "val_raw_psnr_k64"):
+        assert run.history(metric) == undisturbed.history(metric)
     assert [step for step, _ in run.history("k")] == list(range(1, STEPS + 1))
-    assert run.weights() == undisturbed.weights()
+    assert [step for step, _ in run.history("val_raw_psnr")] == [5, 10, 15]
+    for file in ("weights.safetensors", "best.safetensors"):
+        assert run.weights(file) == undisturbed.weights(file)
 
 
 @pytest.mark.slow

@@ -281,12 +281,15 @@ def test_everything_may_lie_in_s3(make_shards: object, s3_bucket: str, root: Pat
     """In a process of its own, whose Ray has the AWS variables, started elsewhere than in the checkout."""
     store, out = make_shards("denoise", store=f"s3://{s3_bucket}/shards"), f"s3://{s3_bucket}/runs/one"
     ran = subprocess.run(
-        [sys.executable, root / "training" / "run.py", "task=denoise", f"store={store}", f"out={out}", *SETTINGS],
+        [
+            *(sys.executable, root / "training" / "run.py", "task=denoise", f"store={store}", f"out={out}"),
+            *(*SETTINGS, "validate_every=16"),
+        ],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     keys = list(open_store(out).list("denoise/"))
-    assert "denoise/result.json" in keys
+    assert {"denoise/result.json", "denoise/best.safetensors", "denoise/pictures/00000016.png"} <= set(keys)
     assert f"denoise/checkpoints/{STEPS:08d}/{checkpoint.MARKER}" in keys
     assert not list(tmp_path.iterdir())
 
