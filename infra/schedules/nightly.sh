@@ -3,14 +3,13 @@
 # night, and the champions stay as they are. STORE, RUNS and IMAGES (held out) come from the environment.
 #
 # A run is named by its date: without a name, every night would find the first one's run finished. Started again on the
-# same day (UTC), it goes on where it was.
+# same day (UTC), it goes on where it was. It takes the GPUS of this machine, one if that is not set.
 set -eu
 python=.venv/bin/python
 night=nightly-$(date -u +%F)
 reports=${KGT_HOME:?}/reports
 
-$python training/run.py "task=[deblur,jpeg,denoise,weather,demosaic]" model=kgt-u steps=20000 \
-  store="$STORE" name="$night" out="$RUNS/$night"
-$python training/run.py task=sr model=kgt-s steps=20000 store="$STORE" name="$night-sr" out="$RUNS/$night-sr"
+$python training/run.py task=all recipe=full steps=20000 workers="${GPUS:-1}" gpus_per_worker=1 precision=bf16 \
+  activation_checkpointing=true store="$STORE" name="$night" out="$RUNS/$night"
 $python training/evaluate.py task=all images="$IMAGES" "model=models:/kgt-{task}@challenger" report="$reports/$night.json"
 exec $python training/promote.py task=all images="$IMAGES" store="$STORE"

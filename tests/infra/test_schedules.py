@@ -81,6 +81,6 @@ def test_a_night_ends_with_the_step_that_fails(failing: int, root: Path, tmp_pat
     script = root / "infra" / "schedules" / "nightly.sh"
     done = subprocess.run([script], cwd=tmp_path, env=os.environ | places, check=False)
     commands = (tmp_path / "commands").read_text().splitlines()
-    steps = ["training/run.py", "training/run.py", "training/evaluate.py", "training/promote.py"]
-    assert [check_command(command, root) for command in commands] == steps[: failing or 4]
+    steps = ["training/run.py", "training/evaluate.py", "training/promote.py"]
+    assert [check_command(command, root) for command in commands] == steps[: failing or 3]
     assert bool(done.returncode) == bool(failing)
