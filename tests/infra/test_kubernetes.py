@@ -86,7 +86,7 @@ def troubles(manifest: Manifest) -> list[str]:
             if any(not {"cpu", "memory"} <= resources.get(kind, {}).keys() for kind in ("requests", "limits")):
                 found.append("a container without requests and limits")
             for variable in container.get("env", ()):
-                secret = any(word in variable["name"] for word in ("PASSWORD", "TOKEN", "SECRET", "KEY"))
+                secret = any(word in variable["name"] for word in ("PASSWORD", "TOKEN", "SECRET", "KEY", "WEBHOOK"))
                 if secret and "value" in variable and not variable["name"].endswith("_FILE"):
                     found.append(f"{variable['name']} in plain text")
     return found

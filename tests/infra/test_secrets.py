@@ -20,6 +20,8 @@ SECRETS = {
 SECRETS["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 IN_ADDRESS = f"planted{secrets.token_hex(16)}"
 """A password that somebody puts into an address."""
+IN_WEBHOOK = f"planted{secrets.token_hex(16)}"
+"""What the alarms' address holds: who knows it may post there."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,6 +39,7 @@ def command(root: Path, account: Account, tmp_path: Path, ray_folder: Path) -> C
 
     def run(script: str, *settings: str, **more: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | SECRETS | {"MLFLOW_TRACKING_USERNAME": "somebody", "RAY_TMPDIR": str(ray_folder)}
+        environment |= {"KGT_WEBHOOK": f"http://127.0.0.1:9/services/{IN_WEBHOOK}"}
         environment |= {"KGT_HOME": str(tmp_path / "home"), "AWS_MAX_ATTEMPTS": "1"} | more
         done = subprocess.run(
             [sys.executable, root / script, *settings],
@@ -56,7 +59,7 @@ def command(root: Path, account: Account, tmp_path: Path, ray_folder: Path) -> C
 
 def holders(place: Path) -> list[str]:
     """The files below a folder that hold a secret, and which."""
-    planted = {**SECRETS, "an address's": IN_ADDRESS}
+    planted = {**SECRETS, "an address's": IN_ADDRESS, "the webhook's": IN_WEBHOOK}
     found = []
     for path in place.rglob("*"):
         if path.is_file() and not path.is_symlink():
@@ -75,6 +78,10 @@ def test_shards_and_a_model_are_made_and_no_secret_is_left(command: Command, ray
     small = ("model=kgt-tiny", "steps=1", "batch_size=2", "patch=32", "workers=1", "validation_pairs=1")
     trained = command("training/run.py", "task=denoise", store, "out=s3://shards/runs/a", *small)
     assert trained.returncode == 0, trained.stderr
+    spoilt = (*small, "steps=5", "lr=1e30", "warmup=0")
+    alarming = command("training/run.py", "task=denoise", store, "out=s3://shards/runs/b", *spoilt)
+    assert "ALARM denoise: NaN streak" in alarming.stderr
+    assert "the alarm was not posted to $KGT_WEBHOOK: URLError" in alarming.stderr
     for entry in s3.list_objects_v2(Bucket="shards")["Contents"]:
         s3.download_file("shards", entry["Key"], str(tmp_path / entry["Key"].replace("/", "-")))
     assert (tmp_path / "home" / "mlflow.db").stat().st_size > 0
@@ -104,6 +111,12 @@ def test_shards_and_a_model_are_made_and_no_secret_is_left(command: Command, ray
         ("training/promote.py", ["images=sample"], {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "does not answer"),
         ("training/run.py", ["task=sr", "store=s3://me:{}@bucket/x"], {}, "an address holds a password"),
         ("infra/submit.py", ["a", "upload=false", "address=http://127.0.0.1:9", "--", "true"], {}, "no Ray answers"),
+        (
+            "infra/submit.py",
+            ["a", "env=[KGT_WEBHOOK]", "--", "true"],
+            {},
+            "everyone who sees the cluster would read it",
+        ),
         ("infra/submit.py", ["a", "--", "true"], {"RAY_ADDRESS": "http://me:{}@127.0.0.1:9"}, "RAY_ADDRESS holds"),
     ],
 )
