@@ -7,6 +7,7 @@ import secrets
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,15 @@ def each_row(
 def not_for(role: str) -> dict[str, str]:
     """The selector of all nodes but those of a role. What has no role, as a single machine, is always chosen."""
     return {ROLE: f"!{role}"}
+
+
+def resources_not_for(role: str) -> Counter[str]:
+    """What the nodes have that `not_for` selects, in Ray's units, by its names (`CPU`, `GPU`)."""
+    has: Counter[str] = Counter()
+    for node in ray.nodes():
+        if node["Alive"] and node["Labels"].get(ROLE) != role:
+            has.update(node["Resources"])
+    return has
 
 
 class Shared:

@@ -270,11 +270,11 @@ def _status(outcomes: Sequence[Outcome]) -> str:
 
 def _slots(job: Job) -> int:
     """How many tasks the cluster holds at once. Raises UserError where this machine is too small for a single one."""
-    config, has = job.config, ray.cluster_resources()
+    config, has = job.config, cluster.resources_not_for("pipelines")
 
     def room(workers: int) -> int:
-        cores = has.get("CPU", 0) // (workers * config.cpus_per_worker)
-        return int(min(cores, has.get("GPU", 0) // workers) if config.gpus_per_worker else cores)
+        cores = has["CPU"] // (workers * config.cpus_per_worker)
+        return int(min(cores, has["GPU"] // workers) if config.gpus_per_worker else cores)
 
     least = config.worker_counts()[0]
     if not room(least) and cluster.single_machine():

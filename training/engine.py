@@ -9,8 +9,10 @@ import io
 import logging
 import os
 import shutil
+import sys
 import warnings
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,9 +25,25 @@ from training.config import RunConfig, deepspeed_config
 
 # A job without GPUs is shown none (see fit.py).
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-import deepspeed
-import deepspeed.ops
-from deepspeed.checkpoint import ds_to_universal
+
+
+@contextlib.contextmanager
+def _absent(package: str) -> Iterator[None]:
+    """Let what is imported meanwhile find no such package; where it is loaded already, nothing is gained or changed."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+with _absent("mlflow"):  # its autotuner, which nothing here runs, would load it: a fifth of what a worker imports
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.checkpoint import ds_to_universal
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its warnings: of skipped steps (worker.py says so, too)
 warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)

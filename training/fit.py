@@ -19,6 +19,8 @@ from training.plan import Job
 
 # A finished task is noticed 1.5 s earlier than by Ray's default.
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
+# A cloud's machine takes minutes to come. Ray would log a trace, and ask for it anew, every minute of them.
+os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "1800"
 
 
 def fit(job: Job, board: Any) -> None:

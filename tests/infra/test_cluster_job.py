@@ -79,17 +79,21 @@ def submit(root: Path, address: str, environment: dict[str, str], *command: str)
 
 
 @contextlib.contextmanager
-def cluster(environment: dict[str, str]) -> Iterator[str]:
-    """A head node of two CPUs on loopback, with token authentication. Yields the address that jobs are submitted to."""
+def cluster(environment: dict[str, str], *options: str, port: int | None = None) -> Iterator[str]:
+    """A head node of two CPUs on loopback, with token authentication. Yields the address that jobs are submitted to.
+
+    options: further ones of `ray start`. port: where it answers other nodes; None: any.
+    """
     dashboard = free_port()
     # Not below pytest's folder: the paths of Unix sockets must be short.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         head = subprocess.Popen(
             [
                 *(BIN / "ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"),
-                *("--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--dashboard-port={dashboard}"),
+                *("--node-ip-address=127.0.0.1", f"--port={port or free_port()}", f"--dashboard-port={dashboard}"),
                 # Its default port is taken where another Ray runs, and then no job is.
                 *(f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}"),
+                *options,
             ],
             env=environment,
             stdout=subprocess.DEVNULL,

@@ -30,6 +30,7 @@ assert set(made) == {"pipelines"}, made
 trained = ray.remote(role).options(num_cpus=1, label_selector=cluster.not_for("pipelines"))
 assert set(ray.get([trained.remote() for _ in range(8)])) == {"training"}
 both = ray.remote(role).options(num_cpus=1)
+assert [cluster.resources_not_for(role)["CPU"] for role in ("pipelines", "training", "none")] == [2, 2, 4]
 assert None not in ray.get([both.remote() for _ in range(8)])  # the head takes no work
 ray.shutdown()
 nodes.shutdown()

@@ -1,0 +1,166 @@
+"""A run on several Ray nodes of one machine: its work is on training nodes, and one that is lost changes no result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.infra.test_cluster_job import free_port, wait_for
+from tests.training.test_resume import STEPS, Run
+
+NODES = """
+import json, pathlib, random, sys, threading, time
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.state import list_tasks
+from pipelines import cluster
+from training.run import main
+
+port, answer, seed, *settings = sys.argv[1:]
+out = pathlib.Path(next(word for word in settings if word.startswith("out="))[len("out="):])
+head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": int(port)}
+# Nodes that end with the process would have to be added on its main thread.
+nodes = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+ray.init(address=nodes.address, logging_level="ERROR")  # on the head: later any node of this address would do
+
+def add(role):
+    return nodes.add_node(num_cpus=1 if role == "training" else 4, labels={cluster.ROLE: role})
+
+def wait_for(pattern):
+    while not list(out.glob(pattern)):
+        time.sleep(0.02)
+
+def places():
+    "Where each kind of task has run: the roles of its nodes, None for the head's."
+    role_of = {node["NodeID"]: node["Labels"].get(cluster.ROLE) for node in ray.nodes()}
+    found = {}
+    for task in list_tasks(limit=10_000):
+        if task.node_id:
+            found.setdefault(task.name, []).append(role_of[task.node_id])
+    return found
+
+def train():
+    try:
+        return main(settings)
+    finally:
+        pathlib.Path(answer).write_text(json.dumps(places()))
+        ray.shutdown()
+        nodes.shutdown()
+"""
+
+LATE = (
+    NODES
+    + """
+def grow():
+    wait_for("denoise/run.json")
+    time.sleep(2)
+    assert not list(out.glob("denoise/weights.safetensors")), "trained where there was no training node"
+    add("training"), add("training")
+
+add("pipelines")
+threading.Thread(target=grow, daemon=True).start()
+sys.exit(train())
+"""
+)
+
+LOST = (
+    NODES
+    + """
+rng = random.Random(int(seed))
+
+def lose():
+    wait_for(f"denoise/checkpoints/{rng.choice([7, 14]):08d}/COMMITTED.json")
+    time.sleep(rng.uniform(0, 0.5))
+    victim = rng.choice(training)
+    unfinished = not list(out.glob("denoise/weights.safetensors"))
+    nodes.remove_node(victim, allow_graceful=False)
+    print("lost while it trained" if unfinished else "lost after the last step", flush=True)
+    time.sleep(rng.uniform(0, 2))
+    add("training")
+
+add("pipelines")
+training = [add("training"), add("training")]
+threading.Thread(target=lose, daemon=True).start()
+sys.exit(train())
+"""
+)
+
+
+@pytest.fixture
+def run(root: Path, denoise_store: str, tmp_path: Path, empty_mlflow_database: Path) -> Run:
+    (tmp_path / "mlflow.db").write_bytes(empty_mlflow_database.read_bytes())
+    return Run(root, denoise_store, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def calm(root: Path, denoise_store: str, tmp_path_factory: pytest.TempPathFactory, empty_mlflow_database: Path) -> Run:
+    """The same on one machine, calm."""
+    folder = tmp_path_factory.mktemp("calm")
+    (folder / "mlflow.db").write_bytes(empty_mlflow_database.read_bytes())
+    run = Run(root, denoise_store, folder)
+    ended = run.command("workers=2")
+    assert ended.returncode == 0, ended.stderr
+    return run
+
+
+@pytest.fixture
+def tracked(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server on the run's database, as several nodes need one."""
+    port = free_port()
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", f"--backend-store-uri=sqlite:///{run.folder}/mlflow.db"),
+            *(f"--artifacts-destination={run.folder}/artifacts", f"--port={port}", "--workers=1"),
+        ],
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(port, seconds=300)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)  # with its own server processes
+        server.wait()
+
+
+@pytest.mark.usefixtures("tracked")
+def test_workers_and_what_comes_after_are_on_training_nodes(run: Run) -> None:
+    """Of a cluster that has room elsewhere, and gets training nodes when the run waits for them."""
+    check_places(run, run.command("workers=2", "steps=2", script=["-c", LATE, *arguments(run)]))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tracked")
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_lost_training_node_changes_no_bit(run: Run, calm: Run, seed: int) -> None:
+    """One of two, each with one of the two workers, at a random moment; another takes its place."""
+    done = run.command("workers=2", script=["-c", LOST, *arguments(run, seed)])
+    check_places(run, done)
+    assert "lost while it trained" not in done.stdout or "workers lost" in done.stderr
+    for metric in ("loss", "k", "lr"):
+        assert run.history(metric) == calm.history(metric)
+    assert [step for step, _ in run.history("loss")] == list(range(1, STEPS + 1))
+    assert run.weights() == calm.weights()
+
+
+def arguments(run: Run, seed: int = 0) -> list[str]:
+    """What the scripts want before the settings."""
+    return [str(free_port()), str(run.folder / "places.json"), str(seed)]
+
+
+def check_places(run: Run, done: subprocess.CompletedProcess[str]) -> None:
+    """The run has ended well, and each kind of task has run on nodes of the role that is right for it."""
+    assert done.returncode == 0, done.stderr
+    places = json.loads((run.folder / "places.json").read_text())
+    assert set(places["RayTrainWorker.run_train_fn"] + places["finish"]) == {"training"}
+    assert places["fit"] == [None]  # on the driver's node, the head
+    # Every node is asked whether it sees the run's folder.
+    assert [name for name, roles in places.items() if "pipelines" in roles] == ["exists"]
