@@ -77,6 +77,8 @@ def _make(uri: str, name: str, password: str, role: str) -> str:
         else:
             _ask(uri, "POST", REVOKE, place, unless="RESOURCE_DOES_NOT_EXIST")
     if not new:
+        if name == os.environ.get("MLFLOW_TRACKING_USERNAME"):
+            account["current_password"] = os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
         _ask(uri, "PATCH", RENEW, account)  # last: it may be the password that this process asks with
     return f"{name} {'is made' if new else 'has a new password'}, and may {role}"
 

@@ -22,7 +22,9 @@ def show(config: RunConfig, outcomes: Sequence[Outcome]) -> None:
     console = Console(width=None if Console().is_terminal else 160, markup=False)
     console.print(table)
     console.print(f"run: {config.out}", soft_wrap=True, highlight=False)
-    console.print(f"MLflow: mlflow ui --backend-store-uri {tracking_uri()}", soft_wrap=True, highlight=False)
+    uri = tracking_uri()
+    where = uri if uri.startswith(("http://", "https://")) else f"mlflow ui --backend-store-uri {uri}"
+    console.print(f"MLflow: {where}", soft_wrap=True, highlight=False)
 
 
 def _figures(outcome: Outcome) -> tuple[str, str, str, str]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 import numpy as np
@@ -45,7 +46,13 @@ EXPERIMENT = "kgt"
 ROOT = Path(__file__).resolve().parents[1]
 
 # MLflow sets its own levels while it is imported.
-for _logger in ("mlflow.store.db.utils", "alembic.runtime.migration", "mlflow.tracking.fluent", "mlflow.models.model"):
+for _logger in (
+    "alembic.runtime.migration",
+    "mlflow.models.model",
+    "mlflow.store.db.utils",
+    "mlflow.store.model_registry.abstract_store",
+    "mlflow.tracking.fluent",
+):
     logging.getLogger(_logger).setLevel(logging.ERROR)
 logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
@@ -335,6 +342,11 @@ def _in_one_line() -> Iterator[None]:
             raise PermissionDenied(
                 f"MLflow at {tracking_uri()} does not allow {account} to do this: "
                 "its admin gives accounts their roles (infra/mlflow_account.py)"
+            ) from error
+        if getattr(error, "error_code", None) == ErrorCode.Name(ErrorCode.UNAUTHENTICATED):
+            raise TrackingError(
+                f"MLflow at {tracking_uri()} does not know this account: name and password are "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or in ~/.mlflow/credentials"
             ) from error
         if getattr(error, "error_code", None) not in (None, *(ErrorCode.Name(code) for code in _TROUBLE)):
             raise

@@ -278,6 +278,18 @@ def test_an_account_is_renewed_and_loses_what_its_role_has_not(
         tracking.start_run("no more")
 
 
+def test_an_admin_s_own_password_is_renewed_like_any(root: Path, server: Server) -> None:
+    make_account(root, server, "admin", "read")  # the same again, which all other tests go on with
+    assert server.status("/api/2.0/mlflow/users/get?username=admin", "admin") == 200
+
+
+def test_a_password_that_is_another_by_now_is_told_as_such(act_as: As, monkeypatch: pytest.MonkeyPatch) -> None:
+    act_as("training")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", secrets.token_hex(16))
+    with pytest.raises(UserError, match=r"does not know this account: .*~/\.mlflow/credentials"):
+        tracking.open_tracking()
+
+
 def test_only_an_admin_makes_accounts(
     act_as: As, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
