@@ -38,7 +38,10 @@ def surviving() -> Iterator[None]:
 
 @contextmanager
 def at_death(farewell: Callable[[], None]) -> Iterator[None]:
-    """Have `farewell` called, in another thread, should the raylet's death end this process meanwhile."""
+    """Have `farewell` called, in another thread, should the raylet's death end this process meanwhile.
+
+    It ends only then: a farewell is short, whatever it waits for.
+    """
     _farewells.append(farewell)
     try:
         yield

@@ -20,7 +20,7 @@ from kgt.errors import UserError
 from kgt.home import home, tracking_uri
 from pipelines import cluster, ray_death
 from pipelines.storage import check_writable, open_store
-from training import jobs, journal, origin, remote, tracking
+from training import jobs, journal, metric_log, origin, remote, tracking
 from training.alarms import Alarms, tell
 from training.board import Board, Lost, Picture
 from training.config import deepspeed_config
@@ -30,6 +30,12 @@ from training.metric_log import MetricLog
 from training.plan import Job
 
 POLL_SECONDS = 0.3
+
+END_SECONDS = 30.0
+"""How long MLflow may take at the end, for all tasks together."""
+
+ABORT_SECONDS = 2.0
+"""The same at an end that is to be at once."""
 
 
 @dataclass
@@ -104,7 +110,7 @@ class _Controller:
         """How every task ended."""
         self._tell_what_is_missing()
         with (
-            ray_death.at_death(self._end_runs),
+            ray_death.at_death(self._abort),
             self._display,
             ThreadPoolExecutor(len(self._todo)) as finishing,
             ThreadPoolExecutor(self._slots) as training,
@@ -121,20 +127,16 @@ class _Controller:
             except BaseException:
                 self._over.set()
                 ray.shutdown()
-                for log in self._logs.values():
-                    log.flush()
-                self._end_runs()
+                self._abort()
                 raise
         outcomes = [_outcome(task, future) for task, future in futures.items()]
-        for outcome in outcomes:
-            self._logs[outcome.task].flush()
-            tracking.end_run(self._runs[outcome.task], _status([outcome]))
-        tracking.end_run(self._parent, _status(outcomes))
+        ended = {self._runs[outcome.task]: _status([outcome]) for outcome in outcomes}
+        metric_log.close([*self._logs.values()], ended | {self._parent: _status(outcomes)}, END_SECONDS)
         return outcomes
 
-    def _end_runs(self) -> None:
-        for run in (*self._runs.values(), self._parent):
-            tracking.end_run(run, "KILLED")
+    def _abort(self) -> None:
+        killed = dict.fromkeys((*self._runs.values(), self._parent), "KILLED")
+        metric_log.close([*self._logs.values()], killed, ABORT_SECONDS)
 
     def _tell_what_is_missing(self) -> None:
         """Log the steps that MLflow never heard of before the run was interrupted."""

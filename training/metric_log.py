@@ -1,17 +1,24 @@
-"""What keeps a run's metrics while MLflow does not answer, and leaves out steps that it has already."""
+"""What keeps a run's metrics while MLflow does not take them, and leaves out steps that it has already."""
 
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipelines.storage import Store
 from training import tracking
+from training.background import Background
+from training.remote import first_line
 
 SEND_SECONDS = 5.0
+
+STEP_FIGURES = frozenset(
+    {"step", "loss", "mse", "psnr", "applied", "k", "lr", "patch", "batch_size", "skipped", "memory"}
+    | {"wait", "forward", "backward", "update", "seconds"}
+)
+"""What every step has. Others (validation, checkpoint, the machine) are rare, and never left out."""
 
 logger = logging.getLogger("training")
 
@@ -21,66 +28,95 @@ class MetricLog:
 
     `last`: the highest step that it has. Every record has a `k`; its loss may not be finite, and then not be logged.
 
-    A thread sends, so that nothing waits for an MLflow that does not answer: meanwhile records are kept. What it has
-    not taken at the end is told; it lies in the run's folder (see `journal`).
+    Threads send, so that nothing waits for an MLflow that does not answer, and nothing ends by one that refuses:
+    meanwhile records are kept, and of pictures the newest. What it has not taken at the end is told; it lies in the
+    run's folder (see `journal`).
     """
 
     def __init__(self, run: str, every: int) -> None:
-        """every: steps between logged ones, besides those that were validated."""
+        """every: steps between those whose STEP_FIGURES are logged."""
         self._run, self._every = run, every
         self.last = tracking.last_step(run, "k")
-        self._records: list[dict[str, float]] = []
+        self._records: list[tracking.Timed] = []
+        self._pictures: deque[tuple[Store, str]] = deque(maxlen=1)
         self._sent = time.monotonic()
-        self._sender = ThreadPoolExecutor(1, "mlflow")
-        self._pending: list[Future[None]] = []
+        self._failing = False
+        self._metrics_out = Background(self._send_metrics)
+        self._pictures_out = Background(self._send_pictures)
 
     def add(self, record: Mapping[str, float]) -> None:
         """One step's figures and its `step`."""
         if record["step"] <= self.last:
             return
         self.last = int(record["step"])
-        if self.last % self._every == 0 or "val_psnr" in record:
-            self._records.append(dict(record))
-        if time.monotonic() - self._sent > SEND_SECONDS and all(future.done() for future in self._pending):
-            self._submit(self._send)
+        rare = record.keys() - STEP_FIGURES
+        if self.last % self._every == 0:
+            self._records.append(tracking.timed(record))
+        elif rare:  # with k, by which `last` is found again
+            self._records.append(tracking.timed({name: record[name] for name in ("step", "k", *rare)}))
+        if time.monotonic() - self._sent > SEND_SECONDS:
+            self.send()
 
     def add_picture(self, store: Store, key: str) -> None:
-        """Log an image file that lies in the run's store."""
-        self._submit(self._send_picture, store, key)
+        """Log an image file that lies in the run's store, unless a newer one comes before MLflow takes it."""
+        for waiting in list(self._pictures):
+            _tell_missing(*waiting, "MLflow has not answered since before the next one")
+        self._pictures.append((store, key))
+        self._pictures_out.start()
 
-    def flush(self) -> None:
-        """Send the rest."""
-        self._submit(self._send)
-        for future in self._pending:
-            future.result()
-        if self._records:
+    def send(self) -> None:
+        """Begin to send what there is."""
+        self._metrics_out.start()
+
+    def flush(self, seconds: float) -> None:
+        """Send the rest, within that time."""
+        deadline = time.monotonic() + seconds
+        self.send()
+        self._metrics_out.done(seconds)
+        if missing := len(self._records):
             logger.error(
-                "MLflow does not answer: %d steps of run %s are missing there; the same command logs them, unless the "
-                "task is finished",
-                *(len(self._records), self._run),
+                "MLflow has not taken %d steps of run %s: the same command logs them, unless the task is finished",
+                *(missing, self._run),
             )
+        if not self._pictures_out.done(deadline - time.monotonic()):
+            logger.warning("the last picture of run %s is in its folder, but not in MLflow", self._run)
 
-    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
-        for future in self._pending:
-            if future.done():
-                future.result()
-        self._pending = [future for future in self._pending if not future.done()]
-        self._pending.append(self._sender.submit(work, *arguments))
-
-    def _send(self) -> None:
-        batch = self._records[:]
+    def _send_metrics(self) -> None:
         try:
-            tracking.log_metrics(self._run, batch)
-            del self._records[: len(batch)]
-        except tracking.TrackingError as error:
-            logger.warning("MLflow does not answer (%s): metrics are kept for later", error)
+            tracking.send_metrics(self._run, self._records)
+            self._failing = False
+        except Exception as error:  # noqa: BLE001
+            # Whatever it is, training goes on and this is tried again.
+            if not self._failing:
+                logger.warning("metrics of run %s are kept for later: %s", self._run, first_line(error))
+            self._failing = True
         self._sent = time.monotonic()
 
-    def _send_picture(self, store: Store, key: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="kgt-picture-") as folder:
-            path = Path(folder) / key.rpartition("/")[2]
-            path.write_bytes(store.get(key))
+    def _send_pictures(self) -> None:
+        while self._pictures:
+            store, key = self._pictures.popleft()
             try:
-                tracking.log_artifact(self._run, path, "pictures")
-            except tracking.TrackingError as error:
-                logger.warning("%s/%s is not in MLflow: %s", store.url, key, error)
+                with tempfile.TemporaryDirectory(prefix="kgt-picture-") as folder:
+                    path = Path(folder) / key.rpartition("/")[2]
+                    path.write_bytes(store.get(key))
+                    tracking.log_artifact(self._run, path, "pictures")
+            except Exception as error:  # noqa: BLE001
+                # The run's store, MLflow, its artifact store: none of them ends a run for a picture.
+                _tell_missing(store, key, first_line(error))
+
+
+def close(logs: Sequence[MetricLog], statuses: Mapping[str, str], seconds: float) -> None:
+    """Log the rest and end MLflow's runs, a status each, within that time for all of them; neither waits for the other.
+
+    What MLflow does not take is told.
+    """
+    deadline = time.monotonic() + seconds
+    for log in logs:
+        log.send()
+    tracking.end_runs(statuses, seconds)
+    for log in logs:
+        log.flush(deadline - time.monotonic())
+
+
+def _tell_missing(store: Store, key: str, reason: str) -> None:
+    logger.warning("%s/%s is not in MLflow: %s", store.url, key, reason)

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -67,6 +68,9 @@ _TROUBLE = (
     ErrorCode.UNAUTHENTICATED,
 )
 """What a server says that is gone, busy or refuses; all other errors are about what was asked of it."""
+
+Timed = tuple[int, Mapping[str, float]]
+"""A record with its `step` and metrics by name, and when it was made, in milliseconds since 1970."""
 
 logger = logging.getLogger("training")
 
@@ -136,11 +140,27 @@ def start_run(
 
 
 def end_run(run: str, status: str = "FINISHED") -> None:
-    """status: FINISHED, FAILED or KILLED. Where MLflow does not answer, the run is left as it is, and said so."""
+    """status: FINISHED, FAILED or KILLED. Where MLflow does not take that, the run is left as it is, and said so."""
     try:
         _client().set_terminated(run, status=status)
-    except TrackingError as error:
-        logger.warning("run %s is %s, and MLflow does not know it: %s", run, status, error)
+    except (TrackingError, MlflowException) as error:  # the latter of a run that was deleted
+        logger.warning("run %s is %s, and MLflow does not know it: %s", run, status, str(error).splitlines()[0])
+
+
+def end_runs(statuses: Mapping[str, str], seconds: float) -> None:
+    """`end_run` of every run, within that time for all of them."""
+    left = dict(statuses)
+
+    def end() -> None:
+        for run, status in statuses.items():
+            end_run(run, status)
+            del left[run]
+
+    ending = threading.Thread(target=end, name="end-runs", daemon=True)
+    ending.start()
+    ending.join(seconds)
+    if left:
+        logger.warning("MLflow does not answer: it does not know that these runs have ended: %s", ", ".join([*left]))
 
 
 def log_params(run: str, params: Mapping[str, Any]) -> None:
@@ -152,15 +172,39 @@ def log_params(run: str, params: Mapping[str, Any]) -> None:
 
 def log_metrics(run: str, records: Iterable[Mapping[str, float]]) -> None:
     """Log records, each with its `step` and metrics by name. Metrics that are not finite are left out."""
-    now = int(time.time() * 1000)
-    metrics = [
-        Metric(name, float(value), now, int(record["step"]))
-        for record in records
-        for name, value in record.items()
-        if name != "step" and math.isfinite(value)
-    ]
-    for start in range(0, len(metrics), _BATCH):
-        _client().log_batch(run, metrics=metrics[start : start + _BATCH])
+    send_metrics(run, [timed(record) for record in records])
+
+
+def timed(record: Mapping[str, float]) -> Timed:
+    """The record, made now."""
+    return int(time.time() * 1000), record
+
+
+def send_metrics(run: str, backlog: list[Timed]) -> None:
+    """Log records as `log_metrics` does, the first first; what MLflow has acknowledged is taken out of `backlog`.
+
+    Another thread may append meanwhile. What was taken without an answer is sent again as it was, time and all: MLflow
+    keeps it once.
+    """
+    while backlog:
+        taken, metrics = _request(backlog)
+        _client().log_batch(run, metrics=metrics)
+        del backlog[:taken]
+
+
+def _request(backlog: Iterable[Timed]) -> tuple[int, list[Metric]]:
+    """How many of the first records fit into a request, one at least, and their metrics."""
+    taken, metrics = 0, []
+    for timestamp, record in backlog:
+        more = [
+            Metric(name, float(value), timestamp, int(record["step"]))
+            for name, value in record.items()
+            if name != "step" and math.isfinite(value)
+        ]
+        if taken and len(metrics) + len(more) > _BATCH:
+            break
+        taken, metrics = taken + 1, metrics + more
+    return taken, metrics
 
 
 def last_step(run: str, metric: str) -> int:
