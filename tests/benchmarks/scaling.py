@@ -3,13 +3,16 @@
     python tests/benchmarks/scaling.py --model kgt-s
 
 Every row is `training/run.py task=sr` on pairs of the built-in photographs, in a process and a state folder of its own;
-figures are medians over its steps, as the run itself logs them, without the first `WARM_UP`. The rows of a part take
-turns, `--runs` times. `overhead` is what a step takes beside data, forward, backward and optimizer: the loop's own
-work, and reporting to the driver. Memory is what a worker's process holds on a CPU, the peak of its tensors on a GPU.
+figures are of its steps as the run itself logs them, without the first `WARM_UP`. The rows of a part take turns,
+`--runs` times. `step` is the median step, in seconds; `pairs/s` and the shares come from sums over the steps, as a cost
+that comes once a second is in no median. `overhead` is what they take beside data, forward, backward and optimizer: the
+loop's own work, and reporting to the driver. Checkpoints are in none of these: `checkpoint, s` is what one takes beside
+the steps, by its mean. Memory is what a worker's process holds on a CPU, the peak of its tensors on a GPU.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -85,6 +88,8 @@ class Trainer:
     def __init__(self, folder: Path, steps: int, batch_size: int, patch: int) -> None:
         self.folder = folder
         self._settings = [f"steps={steps}", f"batch_size={batch_size}", f"patch={patch}"]
+        # What one takes stands in the record of the step after it: the last one's in none.
+        self._settings += [f"checkpoint_every={max(1, steps // 2)}"]
         self._count = 0
         self._shards = f"store=file://{folder}/shards"
         made = ["task=sr", "tasks.sr.scale=2", "source=sample", "crop=128", "crops=8", self._shards]
@@ -152,15 +157,17 @@ def _in_turns(
 
 
 def split(records: Sequence[Record]) -> dict[str, Any]:
-    """Steps as a row: pairs a second, and the share of a step that each part takes."""
+    """Steps as a row: pairs a second, the share of their time that each part takes, and seconds a checkpoint."""
     seconds = [record["seconds"] for record in records]
-    shares = {name: statistics.median(record[name] / record["seconds"] for record in records) for name in SPLIT}
-    rest = statistics.median(1 - sum(record[name] for name in SPLIT) / record["seconds"] for record in records)
+    whole = math.fsum(seconds)
+    shares = {name: math.fsum(record[name] for record in records) / whole for name in SPLIT}
+    checkpoints = [record["checkpoint"] for record in records if "checkpoint" in record]
     return {
         "step": timing(seconds),
-        "pairs/s": records[0]["batch_size"] / statistics.median(seconds),
+        "pairs/s": sum(record["batch_size"] for record in records) / whole,
         **shares,
-        "overhead": rest,
+        "overhead": 1 - math.fsum(shares.values()),
+        "checkpoint, s": statistics.mean(checkpoints) if checkpoints else None,
         "memory, MiB": max(record["memory"] for record in records),
     }
 
