@@ -3,8 +3,8 @@
     python tests/benchmarks/curves.py runs/denoise25/denoise runs/jpeg/jpeg --cores 2 --json FILE --figure FILE.png
 
 A row a run. `core-hours` is wall time (steps, validation, checkpoints) times `--cores`: an upper bound where a machine
-is shared. `quiet` counts every step as the fastest fifth of those alike in k: the cost with the machine to itself.
-`last hour` is the gain of the averaged weights' PSNR over the last hour of wall time, in dB.
+is shared. `quiet` counts every step as the fastest fifth of those alike in k, patch and batch: the cost with the
+machine to itself. `last hour` is the gain of the averaged weights' PSNR over the last hour of wall time, in dB.
 """
 
 import json
@@ -63,13 +63,11 @@ def curve(records: Sequence[Record], cores: int) -> list[dict[str, float]]:
 def summary(records: Sequence[Record], cores: int) -> dict[str, Any]:
     """What a run took, and what its last hour gained."""
     points = curve(records, cores)
-    by_k: dict[float, list[float]] = defaultdict(list)
+    alike: dict[tuple[float, ...], list[float]] = defaultdict(list)
     for record in records:
-        by_k[record["k"]].append(record["seconds"])
-    quick = {
-        k: statistics.quantiles(seconds, n=5)[0] if len(seconds) > 1 else seconds[0] for k, seconds in by_k.items()
-    }
-    hours = sum(quick[record["k"]] for record in records) * cores / 3600
+        alike[_work(record)].append(record["seconds"])
+    quick = {work: _fastest_fifth(seconds) for work, seconds in alike.items()}
+    hours = sum(quick[_work(record)] for record in records) * cores / 3600
     end = points[-1] if points else {}
     before = [point for point in points if point["core-hours"] <= end["core-hours"] - cores]
     return {
@@ -105,6 +103,16 @@ def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 def _seconds(record: Record) -> float:
     return record["seconds"] + record.get("validation", 0.0) + record.get("checkpoint", 0.0)
+
+
+def _work(record: Record) -> tuple[float, ...]:
+    """What decides how long a step takes."""
+    return record["k"], record["patch"], record["batch_size"]
+
+
+def _fastest_fifth(seconds: Sequence[float]) -> float:
+    """The first quintile, between values that were measured: an estimate beyond them may be negative."""
+    return statistics.quantiles(seconds, n=5, method="inclusive")[0] if len(seconds) > 1 else seconds[0]
 
 
 def _name(folder: Path) -> str:

@@ -11,7 +11,8 @@ from tests.benchmarks.curves import curve, draw, read, summary
 
 def write(folder: Path, name: str, steps: range, seconds: float, **more: float) -> None:
     (folder / "metrics").mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"step": step, "k": 64, "seconds": seconds, **more}) for step in steps]
+    record = {"k": 64, "patch": 64, "batch_size": 8, "seconds": seconds, **more}
+    lines = [json.dumps({"step": step, **record}) for step in steps]
     (folder / "metrics" / name).write_text("\n".join(lines) + "\n")
 
 
@@ -33,6 +34,19 @@ def test_the_last_hour_is_of_wall_time(tmp_path: Path) -> None:
     assert row["quiet"] == pytest.approx(4.0)
     draw({"a": curve(read(tmp_path), 2), "b": []}, tmp_path / "made" / "figure.png")
     assert (tmp_path / "made" / "figure.png").stat().st_size > 1000
+
+
+def test_quiet_hours_stay_within_what_was_measured(tmp_path: Path) -> None:
+    write(tmp_path, "00000001.jsonl", range(1, 2), 360.0)
+    write(tmp_path, "00000002.jsonl", range(2, 3), 3600.0)
+    assert 0.2 <= summary(read(tmp_path), 1)["quiet"] <= 1.1
+
+
+def test_only_steps_of_one_phase_are_alike(tmp_path: Path) -> None:
+    write(tmp_path, "00000004.jsonl", range(1, 5), 360.0)
+    write(tmp_path, "00000008.jsonl", range(5, 9), 720.0, patch=96)
+    write(tmp_path, "00000012.jsonl", range(9, 13), 1440.0, patch=96, batch_size=16)
+    assert summary(read(tmp_path), 1)["quiet"] == pytest.approx(4 * (0.1 + 0.2 + 0.4))
 
 
 def test_a_run_that_was_never_validated_has_no_figures(tmp_path: Path) -> None:
