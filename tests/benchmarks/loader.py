@@ -7,9 +7,10 @@
 and Pillow decodes them to arrays; that is all. `loader` is what a training worker does: every shard's SHA-256 is taken,
 samples are shuffled, cut to patches, flipped, and stacked to float32 batches. With 0 threads it works in one, as
 webdataset does; else one thread reads and so many decode and augment. Each way reads all pairs once; they take turns,
-and `x webdataset` is the median of the turns' own ratios. `CPU` is this process's processor time in all its threads,
-which other work on the machine changes little. The store `s3` is a server of moto in a process of its own; webdataset
-reads it through curl, by presigned addresses.
+and `x webdataset` is the median of the turns' own ratios. `CPU` is processor time of this process, in all its threads,
+and of the processes that it started for the turn, which other work on the machine changes little. The store `s3` is a
+server of moto in a process of its own, which is not counted; webdataset reads it through curl, a process a shard, by
+presigned addresses.
 
 The second table sets the loader (as many threads as a run has by default) against steps: alone on a batch in memory,
 and fed by the loader beside it, with the share of the time that they waited for data.
@@ -17,6 +18,7 @@ and fed by the loader beside it, with the share of the time that they waited for
 
 import itertools
 import os
+import resource
 import socket
 import statistics
 import subprocess
@@ -35,7 +37,6 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import boto3
-import cv2
 import numpy as np
 import torch
 import webdataset
@@ -86,7 +87,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="turns")
     given = parser.parse_args()
     device, dtype = device_of(given)
-    cv2.setNumThreads(1)  # as in a training worker
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kgt-benchmark-"))
@@ -156,10 +156,16 @@ def _turns(ways: Mapping[str, Callable[[], None]], runs: int) -> dict[str, list[
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(1 + runs):
         for name, way in ways.items():
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall, cpu = time.perf_counter(), _processor_seconds()
             way()
-            seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+            seconds[name].append((time.perf_counter() - wall, _processor_seconds() - cpu))
     return {name: taken[1:] for name, taken in seconds.items()}
+
+
+def _processor_seconds() -> float:
+    """This process's, and its children's that have ended: curl's have when webdataset is through."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _webdataset(urls: Sequence[str]) -> None:
