@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from kgt.errors import UserError
 from kgt.tasks import TASKS, Protocol
 from training import published
 from training.mixture import listed
@@ -63,8 +65,8 @@ def print_chain(chain: "Provenance") -> None:
     table.add_row("model", f"{chain.model} version {chain.version}{aliases}")
     table.add_row("weights", f"sha256 {tags.get('weights_sha256', '-')}")
     table.add_row("code", tags.get("git_commit", "-"))
-    data = [listed(tags.get(name, "-"), name) for name in ("dataset", "store", "dataset_digest")]
-    for dataset, store, digest in zip(*data, strict=False):
+    data = [_parts(tags.get(name, "-"), name) for name in ("dataset", "store", "dataset_digest")]
+    for dataset, store, digest in zip_longest(*data, fillvalue="-"):
         table.add_row("data", f"{dataset} in {store}, digest {digest}")
     table.add_row("run", f"{chain.run or '-'}, of parent run {tags.get('parent_run', '-')} {tags.get('run', '')}")
     table.add_row("settings", " ".join(f"{name}={value}" for name, value in sorted(chain.settings.items())) or "-")
@@ -75,6 +77,14 @@ def print_chain(chain: "Provenance") -> None:
             table.add_row(name, value)
     table.add_row("the chain", "is whole" if not chain.gaps else f"has gaps: {'; '.join(chain.gaps)}")
     _show(table)
+
+
+def _parts(tag: str, name: str) -> list[str]:
+    """What a tag lists; one that was spoilt as it stands, as it must not hide the rest of the chain."""
+    try:
+        return listed(tag, name)
+    except UserError:
+        return [tag]
 
 
 def _lines(rows: Sequence["Row"]) -> tuple[list[str], list[list[str]]]:

@@ -12,7 +12,7 @@ from kgt.model import KGT
 from kgt.weights import save_weights
 from pipelines import versions
 from pipelines.storage import open_store
-from training import finish, jobs, lineage, provenance, tracking
+from training import finish, jobs, lineage, provenance, tables, tracking
 from training.config import read_configs
 from training.mixture import Source
 
@@ -134,3 +134,15 @@ def test_mistakes_are_one_line(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+@pytest.mark.parametrize("spoilt", ["dataset", "store", "dataset_digest"])
+def test_a_spoilt_tag_hides_nothing_else(spoilt: str, capsys: pytest.CaptureFixture) -> None:
+    tags = {"dataset": "[denoise/v000001, denoise/v000002]", "store": "[s3://a, s3://b]", "dataset_digest": "[d1, d2]"}
+    tags |= {spoilt: "[a", "git_commit": "c" * 40}
+    gaps = ["a tag is no list"]
+    tables.print_chain(provenance.Provenance("kgt-denoise", "1", [], tags, "", {"lr": "0.001"}, {}, gaps))
+    said = " ".join(capsys.readouterr().out.split())
+    kept = [value.strip("[]").split(", ")[1] for name, value in tags.items() if name not in (spoilt, "git_commit")]
+    for words in ("[a", *kept, "c" * 40, "lr=0.001", "has gaps: a tag is no list"):
+        assert words in said
