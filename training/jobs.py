@@ -12,7 +12,10 @@ A run's folder (`out`, in any store):
 """
 
 import dataclasses
+import gzip
+import itertools
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from training.config import RunConfig
 from training.mixture import listed
 from training.order import choose_streams
 from training.plan import INIT, DataPlan, Dataset, Job, Shard
+
+logger = logging.getLogger("training")
 
 
 def prepare(configs: Sequence[RunConfig]) -> list[Job]:
@@ -84,10 +89,12 @@ def _prepare(config: RunConfig) -> Job:
         for source, (store, manifest) in zip(config.sources(), found, strict=True)
     )
     _check_different(datasets)
-    shards = min(len(dataset.shards) for dataset in datasets)
-    streams = choose_streams(shards, config.workers, record["streams"] if record else config.streams)
+    _warn_of_shared_images(found)
+    least = min(datasets, key=lambda dataset: len(dataset.shards))
+    shards, name = len(least.shards), f"{least.version} of {config.task} in {least.store}"
+    streams = choose_streams(shards, config.workers, record["streams"] if record else config.streams, of=name)
     for count in config.worker_counts():
-        choose_streams(shards, count, streams)
+        choose_streams(shards, count, streams, of=name)
     plan = DataPlan(
         task=config.task,
         datasets=datasets,
@@ -155,6 +162,30 @@ def _check_different(datasets: Sequence[Dataset]) -> None:
                 f"{dataset.version} in {dataset.store} is the same dataset as {twin.version} in {twin.store}: "
                 "name it once, and give weights= to read it more often"
             )
+
+
+def _warn_of_shared_images(found: Sequence[tuple[Store, Manifest]]) -> None:
+    """Say where one dataset may train on what another holds out: with one val_fraction an image is on one side."""
+    for (store, one), (other_store, other) in itertools.combinations(found, 2):
+        fractions = [manifest.recipe["val_fraction"] for manifest in (one, other)]
+        if fractions[0] == fractions[1]:
+            continue
+        if shared := _images(store, one) & _images(other_store, other):
+            logger.warning(
+                "%s in %s and %s in %s share %d images, divided with val_fraction=%g and %g: one may train on what the "
+                "other validates on, so that validation may come out too high; make both with the same val_fraction",
+                *(one.version, store.url, other.version, other_store.url),
+                *(len(shared), *fractions),
+            )
+
+
+def _images(store: Store, manifest: Manifest) -> set[str]:
+    """The digests of the source images; none where the list was removed, which training does not need."""
+    try:
+        lines = gzip.decompress(store.get(manifest.sources["images_key"])).splitlines()
+    except Missing:
+        return set()
+    return {json.loads(line)["digest"] for line in lines}
 
 
 def _model(config: RunConfig, manifests: Sequence[Manifest]) -> KGTConfig:

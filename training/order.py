@@ -27,19 +27,19 @@ Place = tuple[int, int]
 """A sample: (index of its shard in the manifest, its index in the shard)."""
 
 
-def choose_streams(shards: int, workers: int, wanted: int = 0) -> int:
+def choose_streams(shards: int, workers: int, wanted: int = 0, *, of: str = "the dataset") -> int:
     """V: `wanted`, or (0) the largest round number that gives every stream a shard, for any number of workers.
 
-    shards: of the dataset that has the fewest.
+    shards: of the dataset that has the fewest; of: how it is called.
 
     Raises UserError where the shards do not reach for the workers, or V does not divide among them.
     """
     streams = wanted or next(count for count in _ROUND if count <= shards)
     if streams > shards:
-        raise UserError(f"streams={streams}: there are {shards} shards, and every stream needs one")
+        raise UserError(f"streams={streams}: {of} has {_count(shards)}, and every stream needs one")
     if shards < workers:
         raise UserError(
-            f"{shards} shard{'s' if shards != 1 else ''} cannot feed {workers} workers, as no two read the same one: "
+            f"{of} has {_count(shards)}, which cannot feed {workers} workers, as no two read the same one: "
             f"use workers={streams}, or make more shards (pipelines/synthesize.py shards_min={workers})"
         )
     if streams % workers:
@@ -126,6 +126,10 @@ def share(start: int, stop: int, rank: int, workers: int) -> range:
 def consumed(samples: int, streams: int) -> list[int]:
     """How many samples each stream has given out when the run has used `samples` in all."""
     return [(samples - stream + streams - 1) // streams for stream in range(streams)]
+
+
+def _count(shards: int) -> str:
+    return f"{shards} shard{'s' if shards != 1 else ''}"
 
 
 def _take(held: list[Place], rng: np.random.Generator) -> Place:

@@ -1,7 +1,9 @@
 """Small published versions of shards, made without a cluster."""
 
+import gzip
 import hashlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -46,6 +48,8 @@ def make_shards(tmp_path_factory: pytest.TempPathFactory) -> MakeShards:
         side: int = 48,
         store: str = "",
         paired: bool = False,
+        val_fraction: float = 0.05,
+        photographs: str = "",
         **settings: object,
     ) -> str:
         url = store or f"file://{tmp_path_factory.mktemp('store')}"
@@ -69,8 +73,13 @@ def make_shards(tmp_path_factory: pytest.TempPathFactory) -> MakeShards:
             digest = hashlib.sha256(data).hexdigest()
             entries.append(ShardEntry(name, split, known + 1, samples, len(data), digest, 0.0, 0.0))
         version = versions.version_name(known + 1)
+        images_key = f"{versions.survey_prefix(task, version, 'digest')}images.jsonl.gz"
+        images = [json.dumps({"digest": f"{photographs}{number}"}) for number in range(4)]
+        target.put(images_key, gzip.compress("\n".join(images).encode()))
         recipe = {"task": task, "settings": plain(chosen), "crop": side, "paired": paired}
-        versions.publish(target, Manifest(task, version, known + 1, "i", recipe, {}, tuple(entries), {}))
+        recipe |= {"val_fraction": val_fraction}
+        sources = {"images_key": images_key}
+        versions.publish(target, Manifest(task, version, known + 1, "i", recipe, sources, tuple(entries), {}))
         return url
 
     return make

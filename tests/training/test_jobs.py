@@ -60,7 +60,9 @@ def test_no_shards_says_what_makes_them(tmp_path: Path, out: Path) -> None:
 
 
 def test_fewer_shards_than_workers(denoise_store: str, out: Path) -> None:
-    with pytest.raises(UserError, match="4 shards cannot feed 8 workers"):
+    with pytest.raises(
+        UserError, match=f"v000001 of denoise in {denoise_store} has 4 shards, which cannot feed 8 workers"
+    ):
         prepare(denoise_store, out, "workers=8", "batch_size=8")
 
 
@@ -149,6 +151,24 @@ def test_a_dataset_is_named_once(denoise_store: str, tmp_path: Path, out: Path) 
             prepare(store, out)
 
 
+def test_images_that_one_may_train_on_and_another_hold_out_are_told(
+    denoise_store: str, mixed: str, make_shards: MakeShards, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare(mixed, out)
+    other = make_shards("denoise", val_fraction=0.2, photographs="other")
+    prepare(mixed.replace("]", f",{other}]"), out)
+    assert caplog.messages == []
+    doubtful = make_shards("denoise", val_fraction=0.2)
+    prepare(f"[{denoise_store},{doubtful}]", out)
+    (said,) = caplog.messages
+    for words in (
+        f"in {denoise_store} and v000001 in {doubtful} share 4 images",
+        "val_fraction=0.05 and 0.2",
+        "too high",
+    ):
+        assert words in said
+
+
 def test_what_is_mixed_must_be_for_one_model(make_shards: MakeShards, mixed: str, out: Path) -> None:
     scales = f"[{make_shards('sr', scale=2)},{make_shards('sr', scale=3)}]"
     with pytest.raises(UserError, match="the datasets are of the scales 2, 3, and a model has one"):
@@ -156,6 +176,9 @@ def test_what_is_mixed_must_be_for_one_model(make_shards: MakeShards, mixed: str
     small = make_shards("denoise", side=32)
     with pytest.raises(UserError, match=rf"patch=40: the shards of denoise in {small}, v000001, .*patch=32 at most"):
         prepare(mixed.replace("]", f",{small}]"), out, "patch=40")
+    short = make_shards("denoise", shards=1)
+    with pytest.raises(UserError, match=f"v000001 of denoise in {short} has 1 shard, which cannot feed 2 workers"):
+        prepare(mixed.replace("]", f",{short}]"), out)
     patterns = f"[{make_shards('demosaic')},{make_shards('demosaic', pattern='gbrg')}]"
     with pytest.raises(UserError, match=r"pattern=rggb alone, not gbrg"):
         prepare(patterns, out, task="demosaic")

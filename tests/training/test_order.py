@@ -140,10 +140,10 @@ def test_the_number_of_workers_changes_no_order(shards: int, workers: int) -> No
 @pytest.mark.parametrize(
     ("shards", "workers", "wanted", "message"),
     [
-        (1, 2, 0, "1 shard cannot feed 2 workers.*workers=1"),
+        (1, 2, 0, "the dataset has 1 shard, which cannot feed 2 workers.*workers=1"),
         (7, 5, 0, "workers=5 cannot share 6 streams.*1, 2, 3, 6, or streams=5"),
         (8, 3, 8, "workers=3 cannot share 8 streams.*1, 2, 4, 8"),
-        (4, 2, 8, "streams=8: there are 4 shards"),
+        (4, 2, 8, "streams=8: the dataset has 4 shards, and"),
     ],
 )
 def test_what_does_not_fit_names_what_does(shards: int, workers: int, wanted: int, message: str) -> None:
