@@ -152,12 +152,14 @@ class RunConfig:
         return phases_of(self.patch, self.batch_size, self.patch_milestones, self.steps)
 
     def profiled(self) -> range:
-        """The steps, counted from 1, that `profile` asks for. Raises UserError where it is not of its form."""
+        """The steps, counted from 1, that `profile` asks for. Raises UserError where they are no steps of the run."""
         if not self.profile:
             return range(0)
         found = re.fullmatch(r"([0-9]+):([0-9]+)", self.profile, re.ASCII)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             raise UserError(f"profile={self.profile}: write FIRST:LAST, two steps from 1 on, as in profile=20:22")
+        if int(found[2]) > self.steps:
+            raise UserError(f"profile={self.profile}: the run's last step is steps={self.steps}: profile earlier ones")
         return range(int(found[1]), int(found[2]) + 1)
 
     def validated_k(self) -> list[int]:

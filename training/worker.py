@@ -78,13 +78,17 @@ def train(loop: dict[str, Any]) -> None:
                 begun = ended + figures.get("validation", 0)
                 if reporter is not None:
                     reporter.add(state.step, outcome, figures)
+                exporting = time.perf_counter()
                 if trace := profiler.end(state.step):
                     reporter.say(f"trace of torch.profiler: {trace}")
+                begun += time.perf_counter() - exporting
                 stopping = state.anywhere(reporter is not None and reporter.stopping)
                 if state.checkpoint_due() or stopping:
                     begun += state.save()
         finally:
             loader.close()
+            if trace := profiler.close():
+                reporter.say(f"trace of torch.profiler: {trace}")
     if state.step == job.config.steps:
         state.save_weights()
     dist.barrier()

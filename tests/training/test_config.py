@@ -123,6 +123,7 @@ def test_a_fixed_k_may_be_said_to_be_fixed() -> None:
         (["task=sr", "profile=5"], "write FIRST:LAST"),
         (["task=sr", "profile=5:4"], "write FIRST:LAST"),
         (["task=sr", "profile=0:4"], "write FIRST:LAST"),
+        (["task=sr", "steps=9", "profile=8:10"], "profile=8:10: the run's last step is steps=9"),
         (["task=sr", "store=[a,b]", "version=[v000001]"], r"version=\[v000001\]: the run reads 2 datasets"),
         (["task=sr", "store=[a,b]", "version=[x,y,z]"], r"store=\[a,b\]: the run reads 3 datasets"),
         (["task=sr", "store=[a,b"], r"store=\[a,b: a list is written"),

@@ -38,6 +38,34 @@ def test_the_steps_that_are_asked_for_are_traced(
     assert sizes == [[step, step] for step in recorded]
 
 
+@pytest.mark.parametrize(("steps", "recorded"), [(range(1, 4), "2-3"), (range(2, 3), "2-2")])
+def test_what_was_recorded_until_the_run_stops_is_written(tmp_path: Path, steps: range, recorded: str) -> None:
+    """And what is left, under a name of its own, when it goes on."""
+    profiler = StepProfiler(range(2, 6), open_store(f"file://{tmp_path}"), "sr/profile")
+    for step in steps:
+        profiler.begin(step)
+        assert profiler.end(step) is None
+    assert profiler.close() == f"file://{tmp_path}/sr/profile/steps-{recorded}.json.gz"
+    assert profiler.close() is None
+    (rest,) = run(tmp_path, range(2, 6), range(steps.stop, 7))
+    assert rest.endswith(f"steps-{steps.stop}-5.json.gz")
+    assert len(list((tmp_path / "sr" / "profile").iterdir())) == 2
+
+
+def test_a_step_that_fails_is_in_the_trace(tmp_path: Path) -> None:
+    profiler = StepProfiler(range(2, 6), open_store(f"file://{tmp_path}"), "sr/profile")
+    profiler.begin(2)
+    profiler.end(2)
+    profiler.begin(3)
+    assert profiler.close().endswith("steps-2-3.json.gz")
+
+
+def test_a_trace_that_cannot_be_written_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "sr").write_text("in the way of the folder")
+    assert run(tmp_path, range(2, 3), range(1, 4)) == []
+    assert "no trace sr/profile/steps-2-2.json.gz: " in caplog.text
+
+
 @pytest.mark.parametrize("asked", [range(0), range(9, 12), range(1, 3)])
 def test_no_other_step_is(tmp_path: Path, asked: range) -> None:
     assert run(tmp_path, asked, range(3, 7)) == []
