@@ -6,10 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+hypothesis.settings.register_profile("kgt", deadline=None)  # timings decide no test
+hypothesis.settings.load_profile("kgt")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
 
 
 @given(SIZES, st.sampled_from([2, 3, 4]), st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_bicubic_upsampling_is_matlabs(size: tuple[int, int], scale: int, seed: int) -> None:
     image = np.random.default_rng(seed).random((*size, 3))
     found = upsample_bicubic(torch.from_numpy(image).permute(2, 0, 1)[None], scale)
@@ -19,7 +19,7 @@ def test_bicubic_upsampling_is_matlabs(size: tuple[int, int], scale: int, seed: 
 
 
 @given(SIZES, st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_demosaicking_is_malvars(size: tuple[int, int], seed: int) -> None:
     mosaic = np.random.default_rng(seed).random(size)
     found = demosaic_malvar(torch.from_numpy(mosaic)[None, None])
@@ -27,7 +27,7 @@ def test_demosaicking_is_malvars(size: tuple[int, int], seed: int) -> None:
 
 
 @given(SIZES, st.tuples(*[st.integers(0, 30)] * 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_reflection_is_numpys_however_wide(size: tuple[int, int], margins: tuple[int, int, int, int]) -> None:
     image = np.arange(size[0] * size[1], dtype=np.float32).reshape(size)
     expected = np.pad(image, (margins[:2], margins[2:]), mode="reflect")

@@ -48,7 +48,7 @@ def select(similarity: Tensor, k: int, regions: Tensor | None = None) -> tuple[T
 
 
 @given(seed=st.integers(0, 10**6), nodes=st.integers(1, 40), k=st.integers(1, 50), with_regions=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_selection_is_the_definition_even_where_most_similarities_tie(
     seed: int, nodes: int, k: int, with_regions: bool
 ) -> None:
@@ -80,7 +80,7 @@ def test_neighbours_are_the_most_similar_nodes(similarity: str) -> None:
 
 
 @given(st.integers(1, 80), st.integers(0, 10**6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_row_has_min_k_eligible_neighbours_itself_among_them(k: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(4, 36, 6, generator=generator)

@@ -84,7 +84,7 @@ def test_a_fresh_model_is_its_baseline_and_every_weight_learns(config: KGTConfig
 
 
 @given(st.integers(1, 23), st.integers(1, 23))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_every_size_is_restored(height: int, width: int) -> None:
     for config in (U, COLUMNAR, DEMOSAIC):
         out = SIZES[config](torch.rand(1, config.in_channels, height, width))

@@ -48,7 +48,7 @@ def images(height: int, width: int, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(height * 1000 + width).integers(0, 256, shape, dtype=np.uint8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 220),
     st.integers(1, 220),
@@ -69,7 +69,7 @@ def test_tiles_of_a_local_model_join_without_a_trace(
     assert all(rows <= limit and columns <= limit for rows, columns in model.sizes[1:])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(64, 300), st.integers(64, 300), st.sampled_from([64, 160]))
 def test_tiles_keep_the_phase_of_the_mosaic(height: int, width: int, tile: int) -> None:
     restored = restore(Phase(), images(height, width, 1), task="demosaic", tile=tile)

@@ -13,7 +13,7 @@ from kgt.windows import Windows
     shifted=st.booleans(),
     batch=st.integers(1, 2),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_reverse_undoes_partition(height: int, width: int, window: int, shifted: bool, batch: int) -> None:
     windows = Windows(height, width, window, shifted)
     x = torch.randn(batch, 3, height, width)
@@ -23,7 +23,7 @@ def test_reverse_undoes_partition(height: int, width: int, window: int, shifted:
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 40), window=st.integers(2, 16), shifted=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_regions_are_pieces_of_the_map_that_lie_side_by_side(
     height: int, width: int, window: int, shifted: bool
 ) -> None:

@@ -175,7 +175,7 @@ def test_a_window_has_no_more_pixels_than_an_image(monkeypatch: pytest.MonkeyPat
 
 
 @given(photo=st.sampled_from(PHOTOS), turn=st.floats(-2, 2), zoom=st.floats(0.96, 1.04), data=st.data())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_fast_motion_is_no_cut(photo: np.ndarray, turn: float, zoom: float, data: st.DataObject) -> None:
     """Frames of 320x240 cut from a photograph, by up to a tenth of their size apart."""
     down, right = data.draw(st.integers(-24, 24)), data.draw(st.integers(-32, 32))

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kgt.imaging import read_image, to_gray
@@ -13,7 +13,6 @@ from pipelines.sample import sample_photographs
 sizes = st.integers(16, 110)
 
 
-@settings(deadline=None)
 @given(sizes, sizes, st.integers(0, 2**32 - 1))
 def test_a_block_is_flat_by_its_standard_deviation(height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -184,7 +184,7 @@ def test_windows_do_not_span_scenes(names: str, windows: str, left_over: str, tm
     assert ([name for window in found for name in window], rest) == (windows.split(), left_over.split())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     scenes=st.lists(st.tuples(st.integers(2, 9), st.integers(1, 12)), min_size=1, max_size=5),
     step=st.integers(1, 3),

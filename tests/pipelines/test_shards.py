@@ -40,7 +40,6 @@ def read(data: bytes) -> list[Pair]:
 
 
 @given(keys, images(np.uint8), images(np.uint8) | images(np.float32))
-@settings(deadline=None)
 def test_pairs_come_back(key: str, clean: np.ndarray, degraded: np.ndarray) -> None:
     (pair,) = read(tar_of(encode_pair(key, clean, degraded, {"parameters": {"sigma": 0.1}})))
     assert pair.key == key
@@ -148,7 +147,7 @@ def test_a_key_may_appear_once() -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_damage_ends_in_one_kind_of_error(data: st.DataObject) -> None:
     rng = np.random.default_rng(0)
     clean = rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)

@@ -37,7 +37,7 @@ names = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(names, st.binary(max_size=3000), max_size=8), st.sampled_from(FORMATS[1:]))
 def test_every_image_is_found_and_read(members: dict[str, bytes], form: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def test_every_image_is_found_and_read(members: dict[str, bytes], form: int) -> 
 WHOLE = tar_of({"a.png": b"x" * 900, "a.json": b"{}", f"{'long' * 40}.png": b"y" * 600, "b.png": b"z" * 40})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(0, len(WHOLE.rstrip(b"\0")) // 512 * 512 + 511))
 def test_a_tar_cut_off_anywhere_is_named(length: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def test_a_tar_cut_off_anywhere_is_named(length: int) -> None:
             list(list_tars(str(path), ENDS))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_damaged_tar_is_named_or_its_ranges_are_inside(damage: list[tuple[int, int]]) -> None:
     data = bytearray(WHOLE)

@@ -41,7 +41,7 @@ def test_the_confidence_is_kept(rng: np.random.Generator) -> None:
     assert 0.02 < np.mean(looks) < 0.10
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.floats(-2, 2), min_size=2, max_size=12), st.floats(-1, 1), st.integers(2, 4))
 def test_more_settings_of_the_same_images_are_no_more_evidence(gains: list[float], shift: float, times: int) -> None:
     ours, theirs = [30 + g for g in gains], [30.0] * len(gains)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.degradations import settings_of
@@ -55,7 +55,6 @@ def read(plan: DataPlan, steps: int, rank: int = 0, workers: int = 1, step: int 
         return [[patch.args[1:] for patch in batch] for batch in found]
 
 
-@settings(deadline=None)
 @given(plans(), st.integers(0, 2))
 def test_a_dataset_gives_every_sample_once_an_epoch(plan: DataPlan, index: int) -> None:
     """Its epochs are its own: those of a smaller or heavier one are shorter."""
@@ -75,7 +74,6 @@ def test_a_dataset_gives_every_sample_once_an_epoch(plan: DataPlan, index: int) 
         assert set(places) == everything
 
 
-@settings(deadline=None)
 @given(plans(), st.integers(1, 4))
 def test_every_stream_gives_the_datasets_by_their_weights(plan: DataPlan, periods: int) -> None:
     length = periods * sum(plan.weights)
@@ -85,7 +83,6 @@ def test_every_stream_gives_the_datasets_by_their_weights(plan: DataPlan, period
             assert Counter(owners) == {d.store: periods * d.weight for d in plan.datasets}
 
 
-@settings(deadline=None)
 @given(plans(), st.integers(0, 5), st.integers(0, 40))
 def test_a_stream_goes_on_anywhere(plan: DataPlan, stream: int, position: int) -> None:
     stream %= plan.streams
@@ -97,7 +94,6 @@ def test_a_stream_goes_on_anywhere(plan: DataPlan, stream: int, position: int) -
     assert given_out(plan.weights, stream, position) == [owners.count(dataset) for dataset in plan.datasets]
 
 
-@settings(deadline=None)
 @given(plans(), st.integers(0, 8), st.data())
 def test_any_number_of_workers_takes_as_many_steps_and_the_same_batches(
     plan: DataPlan, step: int, choose: st.DataObject

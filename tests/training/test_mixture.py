@@ -1,6 +1,6 @@
 """Which datasets a run mixes, as the command line has them."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training.mixture import Source, listed, sources_of, written
@@ -8,7 +8,6 @@ from training.mixture import Source, listed, sources_of, written
 texts = st.lists(st.text(max_size=8).filter(lambda text: not text.startswith("[")), min_size=1, max_size=4)
 
 
-@settings(deadline=None)
 @given(texts)
 def test_what_is_written_down_is_read_again(values: list[str]) -> None:
     assert listed(written(values), "store") == values

@@ -1,7 +1,7 @@
 """The sample order: complete, exact after any interruption, the same for any number of workers."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kgt.errors import UserError
@@ -70,7 +70,6 @@ def test_the_order_of_one_dataset_is_what_it_always_was() -> None:
 weights_lists = st.lists(st.integers(1, 9), min_size=1, max_size=5).map(tuple)
 
 
-@settings(deadline=None)
 @given(weights_lists, st.integers(0, 47), st.integers(0, 60))
 def test_any_period_has_each_dataset_as_often_as_it_weighs(
     weights: tuple[int, ...], stream: int, position: int
@@ -80,7 +79,6 @@ def test_any_period_has_each_dataset_as_often_as_it_weighs(
     assert [period.count(dataset) for dataset in range(len(weights))] == list(weights)
 
 
-@settings(deadline=None)
 @given(weights_lists, st.integers(0, 47), st.integers(0, 60))
 def test_how_many_of_each_dataset_were_given_out_is_known_without_counting(
     weights: tuple[int, ...], stream: int, position: int
@@ -89,7 +87,6 @@ def test_how_many_of_each_dataset_were_given_out_is_known_without_counting(
     assert given_out(weights, stream, position) == [before.count(dataset) for dataset in range(len(weights))]
 
 
-@settings(deadline=None)
 @given(weights_lists)
 def test_turns_are_spread_evenly(weights: tuple[int, ...]) -> None:
     """None ever comes a whole turn too early, and so none is late by more than what all others may be early."""

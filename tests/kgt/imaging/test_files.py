@@ -110,7 +110,7 @@ SEEDS = [encode(IMAGE, kind, exif=rotated()) for kind in ("PNG", "JPEG", "WEBP",
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(SEEDS),
     st.lists(st.tuples(st.integers(0, 3000), st.binary(max_size=4), st.integers(0, 9)), max_size=4),

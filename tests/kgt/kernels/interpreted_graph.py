@@ -34,7 +34,7 @@ def same_selection(vectors: Tensor, k: int, regions: Tensor | None) -> None:
 
 
 @given(seed=st.integers(0, 10**6), nodes=st.integers(1, 40), k=st.integers(1, 50), with_regions=st.booleans())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_selection_is_that_of_a_stable_sort_where_most_similarities_tie(
     seed: int, nodes: int, k: int, with_regions: bool
 ) -> None:

@@ -32,7 +32,7 @@ def paths(warps: np.ndarray) -> np.ndarray:
     return moved[:, :2] / moved[:, 2:]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     path=st.floats(1, 80),
@@ -61,7 +61,7 @@ def test_no_pixel_moves_farther_than_the_path_nor_jumps(
     assert (moments[0], moments[-1]) == (-0.5, 0.5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_the_target_is_the_view_at_mid_exposure(seed: int) -> None:
     """The sub-frames around time 0 are (nearly) the sharp image, with as much of the exposure before as after."""
@@ -100,7 +100,7 @@ def test_a_point_of_light_leaves_the_trail_of_its_path() -> None:
     assert (trail * rows).sum() / trail.sum() == pytest.approx(middle[1], abs=0.2)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     height=st.integers(1, 60),
     width=st.integers(1, 60),
@@ -177,7 +177,7 @@ def taken_apart(image: np.ndarray, seed: int, place: dict) -> moving.Layers | No
     return window and moving.layers(scene, background, window, outline, frame, place)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32),
     x=st.floats(-0.2, 1.2),
@@ -256,7 +256,7 @@ def test_only_what_counts_is_drawn() -> None:
     assert deblur.draw(settings_of("deblur", shake), rng).keys() == common | {"path", "focal"}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     frames=st.integers(1, 9),
     space=st.sampled_from(["encoded", "linear"]),

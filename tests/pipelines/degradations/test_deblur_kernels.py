@@ -43,7 +43,7 @@ def asked(raw: object, **changes: object) -> object:
     return settings_of("deblur", {"blur": "kernel", "kernels": raw, **QUIET, **changes})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(kernel=KERNELS, space=st.sampled_from(["encoded", "linear"]))
 def test_the_blur_is_the_true_convolution(kernel: np.ndarray, space: str) -> None:
     wanted = reference(PHOTO, kernel)
@@ -204,7 +204,7 @@ def test_python_objects_are_converted_from_npy_files_only(tmp_path: Path) -> Non
 DAMAGED = st.sampled_from([("k.npy", ONES), ("k.npz", packed({"a.npy": ONES})), ("k.npz", packed({"a.npy": ONES}, 0))])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     file=DAMAGED,
     changes=st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=3)), max_size=4),

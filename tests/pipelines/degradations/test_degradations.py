@@ -68,7 +68,7 @@ def test_shapes_and_types(task: str, changes: dict, side: tuple[int, int], gray:
     assert np.isfinite(pair.degraded).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     case=st.one_of(
         st.fixed_dictionaries(

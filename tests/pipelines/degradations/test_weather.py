@@ -28,7 +28,7 @@ def test_the_veil_takes_contrast_most_in_the_distance(photo: np.ndarray, rng: np
     assert veiled[:40].mean() == pytest.approx(0.6 * 255, abs=20)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     kind=st.sampled_from(["rain", "snow", "raindrop"]),
     shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
@@ -50,7 +50,7 @@ def test_every_region_of_every_photograph_can_be_weathered(
     assert np.array_equal(first, again)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(fog=st.floats(0, 2.3), airlight=st.floats(0.25, 0.8), seed=st.integers(0, 1000))
 def test_transmission_and_veil_stay_in_their_ranges(fog: float, airlight: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -184,7 +184,7 @@ def test_snow_covers_its_share_of_photographs_of_any_size(unit: float) -> None:
         assert np.mean(covers) == pytest.approx(share, rel=0.15)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(diameter=st.floats(0.1, 30), squeeze=st.floats(0.6, 1), opacity=st.floats(0.1, 1), seed=st.integers(0, 1000))
 def test_a_flake_covers_its_area(diameter: float, squeeze: float, opacity: float, seed: int) -> None:
     """However small, wherever between the pixels: that of its polygon, by its corners."""
@@ -290,7 +290,7 @@ def test_a_drop_flips_the_view_and_leaves_the_rest() -> None:
         assert view[bright][0] > view[dark][0] + 0.2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(spheres=st.lists(st.tuples(st.floats(-20, 80), st.floats(-20, 80), st.floats(0.5, 30)), min_size=1, max_size=12))
 def test_drops_merge_into_one_smooth_surface(spheres: list[tuple[float, float, float]]) -> None:
     water = np.zeros((2, 60, 60), np.float32)
