@@ -88,7 +88,9 @@ class JobServer:
         """
         shown, heard = 0, time.monotonic()
         while True:
-            shown = asyncio.run(self._print_log(job, shown))
+            before, shown = shown, asyncio.run(self._print_log(job, shown))
+            if shown > before:
+                heard = time.monotonic()
             try:
                 found = self._find(job)
                 heard = time.monotonic()

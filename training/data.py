@@ -1,11 +1,9 @@
-"""From versions' shards to batches: webdataset reads what `order.py` plans, threads decode and augment it ahead."""
+"""From versions' shards to batches: read as `order.py` plans, decoded and augmented ahead by threads."""
 
 import io
 import itertools
 import math
 import queue
-import re
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,16 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from kgt.errors import UserError
+from pipelines import shards
 from pipelines.shards import HashedReader, Pair, ShardError, decode_pair
 from pipelines.storage import open_store
 from training.augment import training_patch
 from training.order import Place, consumed, dataset_of, epoch_order, given_out, locate, rng_of, share
 from training.plan import DataPlan, Dataset, Shard
-
-_MEMBER = re.compile(r"[A-Za-z0-9_-]+\.((clean|degraded)\.(webp|tiff)|json)", re.ASCII)
 
 Patch = tuple[np.ndarray, np.ndarray]
 """(degraded, clean), see `augment.training_patch`."""
@@ -118,7 +114,9 @@ def _read_in_order(dataset: Dataset, shards: list[int], order: list[Place]) -> I
 
 
 def read_shard(store: str, shard: Shard) -> Iterator[dict[str, Any]]:
-    """The samples of one shard as webdataset gives them. Raises UserError where it is not as it was published.
+    """The samples of one shard, of bounded size (see `pipelines.shards`), with the shard's address as `__url__`.
+
+    Raises UserError where it is not as it was published.
 
     Its size is compared before the first sample, its SHA-256 after the last: who stops earlier has not checked it.
     """
@@ -129,10 +127,10 @@ def read_shard(store: str, shard: Shard) -> Iterator[dict[str, Any]]:
         raise _spoilt(address, what)
     with open_store(store).open(shard.key) as file, io.BufferedReader(HashedReader(file), 1 << 20) as stream:
         try:
-            source = [{"url": address, "stream": stream}]
-            yield from group_by_keys(tar_file_expander(source, select_files=_MEMBER.fullmatch))
-        except (tarfile.TarError, ValueError) as error:
-            raise _spoilt(address, "is not as it was published") from error
+            for sample in shards.read_shard(stream):
+                yield {**sample, "__url__": address}
+        except ShardError as error:
+            raise _spoilt(address, f"is not as it was published ({error})") from error
         while stream.read(1 << 20):  # a tar ends before its file does
             pass
         if stream.raw.sha256.hexdigest() != shard.sha256:

@@ -11,7 +11,7 @@ from kgt.home import tracking_uri
 WORDS = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1)
 
 
-@given(scheme=WORDS, user=WORDS, password=st.text(st.sampled_from("aB1%:@$!-"), min_size=1), host=WORDS)
+@given(scheme=WORDS, user=WORDS, password=st.text(st.sampled_from("aB1%:@$!-/?#"), min_size=1), host=WORDS)
 def test_a_password_is_refused_and_not_repeated(scheme: str, user: str, password: str, host: str) -> None:
     hidden = f"hidden{password}"
     with pytest.raises(UserError, match=r"^STORE holds a password") as raised:
@@ -25,6 +25,8 @@ def test_a_password_is_refused_and_not_repeated(scheme: str, user: str, password
         "postgresql+psycopg://mlflow@postgres:5432/mlflow",
         "models:/kgt-denoise@champion",
         "http://host:5000",
+        "http://host:5000/a:b@c",
+        "http://host/x?key=1&name=token",
         "s3://bucket/a:b@c",
         "file:///data/a:b@c",
         "https://[::1]:5000/x",
@@ -33,6 +35,13 @@ def test_a_password_is_refused_and_not_repeated(scheme: str, user: str, password
 )
 def test_other_addresses_are_taken(address: str) -> None:
     assert without_password(address, "A", "") == address
+
+
+@pytest.mark.parametrize("query", ["password=hidden", "user=a&sslpassword=hidden", "X-Amz-Security-Token=hidden"])
+def test_nor_may_a_query_hold_one(query: str) -> None:
+    with pytest.raises(UserError, match="STORE holds a password") as raised:
+        without_password(f"postgresql://db/mlflow?{query}", "STORE", "")
+    assert "hidden" not in str(raised.value)
 
 
 def test_the_registry_s_address_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
-"""Batches from real shards, through webdataset."""
+"""Batches from real shards."""
 
+import gzip
+import hashlib
 import itertools
 import shutil
 import tarfile
@@ -139,6 +141,26 @@ def test_a_shard_of_another_size_is_refused(make_shards: object) -> None:
     path.unlink()
     with pytest.raises(UserError, match="is gone"):
         take(plan, 3)
+
+
+def sparse(size: int) -> bytes:
+    """A tar of one GNU sparse member: some bytes that stand for `size` of them."""
+    member = tarfile.TarInfo("a.clean.webp")
+    member.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = f"{size:011o}\0".encode()
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header[:512]):06o}\0 ".encode()
+    return bytes(header) + bytes(1024)
+
+
+@pytest.mark.parametrize("bomb", [gzip.compress(bytes(1 << 24)), sparse(1 << 32)], ids=["gzip", "sparse"])
+def test_a_shard_that_would_grow_is_refused_before_it_does(tmp_path: Path, bomb: bytes) -> None:
+    """Its size and SHA-256 are those of its manifest, which may have been forged with it."""
+    (tmp_path / "shard.tar").write_bytes(bomb)
+    shard = Shard("shard.tar", 1, len(bomb), hashlib.sha256(bomb).hexdigest())
+    with pytest.raises(UserError, match=r"shard\.tar is not as it was published"):
+        list(data.read_shard(f"file://{tmp_path}", shard))
 
 
 @pytest.mark.parametrize("where", ["noise", "first header", "header", "end"])
