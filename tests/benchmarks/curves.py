@@ -80,7 +80,7 @@ def summary(records: Sequence[Record], cores: int) -> dict[str, Any]:
 
 
 def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Gain over the first validation against core-hours, a line a run."""
+    """Gain over the first validation against steps, a line a run: hours say little where a machine is shared."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -89,12 +89,12 @@ def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
         if points:
             gains = [point["val_psnr"] - points[0]["val_psnr"] for point in points]
             axes.plot(
-                [point["core-hours"] for point in points],
+                [point["step"] for point in points],
                 gains,
                 marker=".",
                 label=f"{name} ({points[-1]['val_psnr']:.2f} dB)",
             )
-    axes.set(xlabel="core-hours", ylabel="validation PSNR above the first, dB")
+    axes.set(xlabel="step", ylabel="validation PSNR above the first, dB")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
