@@ -30,7 +30,7 @@ class Reporter:
         self._system = SystemMonitor()
         self._records: list[dict[str, float]] = []
         self._unsent = 0
-        self._sent = self._said = time.monotonic()
+        self._sent = self._said = self._watched = time.monotonic()
         self._noted: dict[str, float] = {}
 
     def add(self, step: int, outcome: StepOutcome, figures: Mapping[str, float]) -> None:
@@ -40,9 +40,11 @@ class Reporter:
         self._noted = {}
         self._records.append({**record, "memory": self._system.memory()})
         self._unsent += 1
-        self._said = time.monotonic()
-        if time.monotonic() - self._sent >= REPORT_SECONDS:
+        self._said = now = time.monotonic()
+        if now - self._watched >= REPORT_SECONDS:
             self._records[-1] |= self._system.utilization()
+            self._watched = now
+        if now - self._sent >= REPORT_SECONDS:
             self._send()
 
     def note(self, **figures: float) -> None:
