@@ -123,7 +123,18 @@ def read_shard(file: BinaryIO) -> Iterator[Sample]:
         yield _whole(sample)
 
 
-class HashedReader(io.RawIOBase):
+def read_published(file: BinaryIO, sha256: str) -> Iterator[Sample]:
+    """`read_shard`, and to the end of the file, whose SHA-256 is compared after the last sample. Raises ShardError."""
+    hashed = _HashedReader(file)
+    with io.BufferedReader(hashed, 1 << 20) as buffered:
+        yield from read_shard(buffered)
+        while buffered.read(1 << 20):  # a tar ends before its file does
+            pass
+    if hashed.sha256.hexdigest() != sha256:
+        raise ShardError("another SHA-256")
+
+
+class _HashedReader(io.RawIOBase):
     """A stream that keeps the SHA-256 of what was read from it."""
 
     def __init__(self, file: BinaryIO) -> None:

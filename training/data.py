@@ -1,6 +1,5 @@
 """From versions' shards to batches: read as `order.py` plans, decoded and augmented ahead by threads."""
 
-import io
 import itertools
 import math
 import queue
@@ -17,8 +16,7 @@ import torch
 from torch import Tensor
 
 from kgt.errors import UserError
-from pipelines import shards
-from pipelines.shards import HashedReader, Pair, ShardError, decode_pair
+from pipelines.shards import Pair, ShardError, decode_pair, read_published
 from pipelines.storage import open_store
 from training.augment import training_patch
 from training.order import Place, consumed, dataset_of, epoch_order, given_out, locate, rng_of, share
@@ -125,16 +123,12 @@ def read_shard(store: str, shard: Shard) -> Iterator[dict[str, Any]]:
     if found is None or found.size != shard.bytes:
         what = "is gone" if found is None else f"has {found.size} bytes, not {shard.bytes}"
         raise _spoilt(address, what)
-    with open_store(store).open(shard.key) as file, io.BufferedReader(HashedReader(file), 1 << 20) as stream:
+    with open_store(store).open(shard.key) as file:
         try:
-            for sample in shards.read_shard(stream):
+            for sample in read_published(file, shard.sha256):
                 yield {**sample, "__url__": address}
         except ShardError as error:
             raise _spoilt(address, f"is not as it was published ({error})") from error
-        while stream.read(1 << 20):  # a tar ends before its file does
-            pass
-        if stream.raw.sha256.hexdigest() != shard.sha256:
-            raise _spoilt(address, "has another SHA-256 than it was published with")
 
 
 def _decoded(sample: dict[str, Any]) -> Pair:
