@@ -19,7 +19,7 @@ from typing import Any
 if __name__ == "__main__":  # a script's own folder comes first otherwise
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from kgt.errors import UserError
+from kgt.errors import UserError, as_command
 from kgt.tasks import nearest
 from pipelines.options import about, parse
 
@@ -40,19 +40,16 @@ class Options:
     batch_size: int = field(default=32, metadata=about("of all workers together"))
 
 
+@as_command()
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
-    try:
-        options = parse(Options, argv, __doc__)
-        prices, measured = _read(options.prices), _read(options.synthesis)
-        if options.instance:
-            print(training_line(prices, options))
-        else:
-            print(f"Prices: {prices['place']}, {prices['date']} ({prices['source']}).\n")
-            print("\n".join(synthesis_table(prices, measured)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parse(Options, argv, __doc__)
+    prices, measured = _read(options.prices), _read(options.synthesis)
+    if options.instance:
+        print(training_line(prices, options))
+    else:
+        print(f"Prices: {prices['place']}, {prices['date']} ({prices['source']}).\n")
+        print("\n".join(synthesis_table(prices, measured)))
     return 0
 
 

@@ -20,7 +20,7 @@ if __name__ == "__main__":  # a script's own folder comes first otherwise
 
 import requests
 
-from kgt.errors import UserError
+from kgt.errors import UserError, as_command
 from kgt.home import tracking_uri
 from pipelines.options import about, parse
 
@@ -44,25 +44,22 @@ class Options:
     role: Literal["read", "train", "promote"] = field(default="read", metadata=about("read, train or promote"))
 
 
+@as_command()
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
-    try:
-        if {"-h", "--help"} & set(argv):
-            parse(Options, ["--help"], __doc__)
-        if not argv or "=" in argv[0]:
-            raise UserError("name the account first, as in: python infra/mlflow_account.py training role=train")
-        name, *settings = argv
-        role = parse(Options, settings, __doc__).role
-        uri = tracking_uri()
-        if not uri.startswith(("http://", "https://")):
-            raise UserError("MLFLOW_TRACKING_URI names no server: accounts are those of a server")
-        password = sys.stdin.readline().strip()
-        if len(password) < SHORTEST:
-            raise UserError(f"the password, the first line of standard input, needs at least {SHORTEST} characters")
-        print(_make(uri, name, password, role))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if {"-h", "--help"} & set(argv):
+        parse(Options, ["--help"], __doc__)
+    if not argv or "=" in argv[0]:
+        raise UserError("name the account first, as in: python infra/mlflow_account.py training role=train")
+    name, *settings = argv
+    role = parse(Options, settings, __doc__).role
+    uri = tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        raise UserError("MLFLOW_TRACKING_URI names no server: accounts are those of a server")
+    password = sys.stdin.readline().strip()
+    if len(password) < SHORTEST:
+        raise UserError(f"the password, the first line of standard input, needs at least {SHORTEST} characters")
+    print(_make(uri, name, password, role))
     return 0
 
 

@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -135,6 +136,14 @@ def read_json(store: Store, key: str) -> Any:
         raise Malformed("it is nested too deeply") from error
     except ValueError as error:
         raise Malformed(f"it is not JSON: {error}") from error
+
+
+def put_made(store: Store, key: str, make: Callable[[Path], None]) -> None:
+    """Put the file that `make` writes at the path it is given, of the key's own name."""
+    with tempfile.TemporaryDirectory(prefix="kgt-put-") as folder:
+        path = Path(folder) / key.rpartition("/")[2]
+        make(path)
+        store.put(key, path)
 
 
 def holds(store: Store, key: str, size: int, sha256: str) -> bool:

@@ -1,14 +1,12 @@
 """A trace of some steps by torch.profiler, for chrome://tracing or ui.perfetto.dev, in the run's folder."""
 
 import logging
-import tempfile
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from kgt.errors import UserError
-from pipelines.storage import Store
+from pipelines.storage import Store, put_made
 
 logger = logging.getLogger("training")
 
@@ -48,10 +46,7 @@ class StepProfiler:
         key = f"{self._folder}/steps-{self._first}-{self._last}.json.gz"
         try:
             recording.stop()
-            with tempfile.TemporaryDirectory(prefix="kgt-profile-") as folder:
-                path = Path(folder) / "trace.json.gz"
-                recording.export_chrome_trace(str(path))
-                self._store.put(key, path)
+            put_made(self._store, key, lambda path: recording.export_chrome_trace(str(path)))
         except (UserError, OSError, RuntimeError) as error:  # the store's, the disk's, CUDA's
             logger.warning("no trace %s: %s", key, error)
             return None

@@ -12,11 +12,12 @@ class SystemMonitor:
     def __init__(self) -> None:
         psutil.cpu_percent()  # percentages are since the last call
         self._process = psutil.Process()
-        self._gpu = torch.cuda.is_available() and _tells_utilization()
+        self._gpu = torch.cuda.is_available()
+        self._tells_utilization = self._gpu and _tells_utilization()
 
     def memory(self) -> float:
         """MiB: the most that tensors took on the GPU since the last call; without one, what the process holds now."""
-        if not torch.cuda.is_available():
+        if not self._gpu:
             return self._process.memory_info().rss / _MIB
         most = torch.cuda.max_memory_allocated() / _MIB
         torch.cuda.reset_peak_memory_stats()
@@ -30,10 +31,10 @@ class SystemMonitor:
             "system/system_memory_usage_megabytes": memory.used / _MIB,
             "system/system_memory_usage_percentage": memory.percent,
         }
-        if torch.cuda.is_available():
+        if self._gpu:
             free, total = torch.cuda.mem_get_info()
             figures["system/gpu_memory_usage_percentage"] = 100 * (1 - free / total)
-        if self._gpu:
+        if self._tells_utilization:
             figures["system/gpu_utilization_percentage"] = torch.cuda.utilization()
         return figures
 

@@ -22,7 +22,7 @@ from kgt.errors import UserError
 from kgt.imaging import write_image
 from kgt.model import KGT
 from kgt.weights import save_weights
-from pipelines.storage import Store, open_store
+from pipelines.storage import Store, open_store, put_made
 from training import checkpoint
 from training.board import Picture
 from training.config import loss_terms
@@ -224,10 +224,7 @@ class _State:
 
     def _put_picture(self, picture: np.ndarray) -> None:
         key = f"{self.job.task}/pictures/{self.step:08d}.png"
-        with tempfile.TemporaryDirectory(prefix="kgt-picture-") as folder:
-            path = Path(folder) / "picture.png"
-            write_image(path, picture)
-            self.store.put(key, path)
+        put_made(self.store, key, lambda path: write_image(path, picture))
         self.reporter.say(Picture(key))
 
     def save(self) -> float:
@@ -265,10 +262,8 @@ class _State:
     def _put_weights(self, name: str, weights: dict[str, torch.Tensor], more: dict[str, str] | None = None) -> None:
         model = KGT(self.job.model)
         model.load_state_dict(weights)
-        with tempfile.TemporaryDirectory(prefix="kgt-weights-") as folder:
-            path = Path(folder) / name
-            save_weights(model, path, metadata={"task": self.job.task, **(more or {})})
-            self.store.put(f"{self.job.task}/{name}", path)
+        metadata = {"task": self.job.task, **(more or {})}
+        put_made(self.store, f"{self.job.task}/{name}", lambda path: save_weights(model, path, metadata=metadata))
 
 
 def _step(

@@ -37,13 +37,13 @@ from pipelines.storage import open_store
 from tests.benchmarks.harness import arguments, interleave, print_table, start, store, timing
 from training import checkpoint
 from training.config import RunConfig
+from training.display import PARTS as SPLIT
 from training.engine import DeepSpeedEngine
 from training.losses import l1
 from training.step import TorchEngine, train_step
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP = 2
-SPLIT = ("wait", "forward", "backward", "update")
 PARTS = ("workers", "zero", "checkpoints", "start")
 OVERHEAD_GOAL = 0.03
 SCALING_GOAL = 0.9
