@@ -1,4 +1,4 @@
-"""Everything MLflow: runs, metrics, the registry. The only module of `training/` that imports it.
+"""Everything MLflow: runs, metrics, the registry. How it is spoken to is `mlflow_client.py`'s.
 
 One experiment, `kgt`. Without MLFLOW_TRACKING_URI everything is embedded: SQLite and artifacts under KGT_HOME. The
 artifacts lie there with any other store, too, that is not a server.
@@ -7,24 +7,20 @@ artifacts lie there with any other store, too, that is not a server.
 import io
 import logging
 import math
-import os
 import re
-import threading
 import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
-from functools import cache, wraps
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+from training.mlflow_client import PermissionDenied, TrackingError, in_one_line, our_uri, store_client
 
+# isort: split
+# What comes above sets MLflow up, which has to be before its import.
 import mlflow
 import numpy as np
 from mlflow.entities import Metric, Param, RunTag
@@ -33,12 +29,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import ErrorCode
 from mlflow.types import Schema, TensorSpec
-from requests.exceptions import RequestException
 
 from kgt.errors import UserError
 from kgt.home import home, tracking_uri
 from kgt.registry import WEIGHTS_ARTIFACT
 from training import origin
+from training.background import Background
 
 if TYPE_CHECKING:
     from training.evaluation import Row
@@ -46,41 +42,14 @@ if TYPE_CHECKING:
 EXPERIMENT = "kgt"
 ROOT = Path(__file__).resolve().parents[1]
 
-# MLflow sets its own levels while it is imported.
-for _logger in (
-    "alembic.runtime.migration",
-    "mlflow.models.model",
-    "mlflow.store.db.utils",
-    "mlflow.store.model_registry.abstract_store",
-    "mlflow.tracking.fluent",
-):
-    logging.getLogger(_logger).setLevel(logging.ERROR)
-logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
-
 _TAG_CHARACTERS = 4000
 _BATCH = 900
 """Metrics of one request; MLflow takes a thousand."""
-
-_TROUBLE = (
-    ErrorCode.INTERNAL_ERROR,
-    ErrorCode.TEMPORARILY_UNAVAILABLE,
-    ErrorCode.REQUEST_LIMIT_EXCEEDED,
-    ErrorCode.UNAUTHENTICATED,
-)
-"""What a server says that is gone, busy or refuses; all other errors are about what was asked of it."""
 
 Timed = tuple[int, Mapping[str, float]]
 """A record with its `step` and metrics by name, and when it was made, in milliseconds since 1970."""
 
 logger = logging.getLogger("training")
-
-
-class TrackingError(UserError):
-    """MLflow does not answer, or refuses."""
-
-
-class PermissionDenied(TrackingError):
-    """The account may not do what was asked of MLflow."""
 
 
 def model_name(task: str, into: str = "") -> str:
@@ -100,13 +69,13 @@ def open_tracking() -> str:
     if uri.startswith(("http://", "https://")):
         _see_that_it_answers(uri)
     try:
-        experiment = _client().get_experiment_by_name(EXPERIMENT)
+        experiment = store_client().get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             return experiment.experiment_id
         # A server places artifacts itself; by default an embedded store would put them under the working directory.
         served = uri.startswith(("http://", "https://", "databricks"))
         location = None if served else (home() / "artifacts").as_uri()
-        return _client().create_experiment(EXPERIMENT, artifact_location=location)
+        return store_client().create_experiment(EXPERIMENT, artifact_location=location)
     except MlflowException as error:
         raise UserError(f"MLflow at {uri} does not answer as it should: {str(error).splitlines()[0]}") from error
 
@@ -131,7 +100,7 @@ def start_run(
 
     Raises UserError where the account may not log.
     """
-    client = _client()
+    client = store_client()
     if resume is not None and _exists(resume):
         client.update_run(resume, status="RUNNING")
         return resume
@@ -142,7 +111,7 @@ def start_run(
 def end_run(run: str, status: str = "FINISHED") -> None:
     """status: FINISHED, FAILED or KILLED. Where MLflow does not take that, the run is left as it is, and said so."""
     try:
-        _client().set_terminated(run, status=status)
+        store_client().set_terminated(run, status=status)
     except (TrackingError, MlflowException) as error:  # the latter of a run that was deleted
         logger.warning("run %s is %s, and MLflow does not know it: %s", run, status, str(error).splitlines()[0])
 
@@ -156,18 +125,17 @@ def end_runs(statuses: Mapping[str, str], seconds: float) -> None:
             end_run(run, status)
             del left[run]
 
-    ending = threading.Thread(target=end, name="end-runs", daemon=True)
+    ending = Background(end)
     ending.start()
-    ending.join(seconds)
-    if left:
+    if not ending.done(seconds):
         logger.warning("MLflow does not answer: it does not know that these runs have ended: %s", ", ".join([*left]))
 
 
 def log_params(run: str, params: Mapping[str, Any]) -> None:
     """Log settings. Those of a resumed run that are there already are left as they are."""
-    known = _client().get_run(run).data.params
+    known = store_client().get_run(run).data.params
     fresh = [Param(name, str(value)[:6000]) for name, value in params.items() if name not in known]
-    _client().log_batch(run, params=fresh)
+    store_client().log_batch(run, params=fresh)
 
 
 def log_metrics(run: str, records: Iterable[Mapping[str, float]]) -> None:
@@ -188,7 +156,7 @@ def send_metrics(run: str, backlog: list[Timed]) -> None:
     """
     while backlog:
         taken, metrics = _request(backlog)
-        _client().log_batch(run, metrics=metrics)
+        store_client().log_batch(run, metrics=metrics)
         del backlog[:taken]
 
 
@@ -209,7 +177,7 @@ def _request(backlog: Iterable[Timed]) -> tuple[int, list[Metric]]:
 
 def last_step(run: str, metric: str) -> int:
     """The highest step that has the metric; 0 if none has."""
-    return max((point.step for point in _client().get_metric_history(run, metric)), default=0)
+    return max((point.step for point in store_client().get_metric_history(run, metric)), default=0)
 
 
 def log_evaluation(settings: Mapping[str, Any], rows: Sequence["Row"], files: Iterable[Path]) -> str:
@@ -234,17 +202,17 @@ def log_evaluation(settings: Mapping[str, Any], rows: Sequence["Row"], files: It
 
 def set_tags(run: str, tags: Mapping[str, str]) -> None:
     """Tags of a run."""
-    _client().log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
+    store_client().log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
 def log_artifact(run: str, path: Path, folder: str | None = None) -> None:
     """Copy a file to the run's artifacts."""
-    _client().log_artifact(run, str(path), folder)
+    store_client().log_artifact(run, str(path), folder)
 
 
 def run_data(run: str) -> tuple[dict[str, str], dict[str, float], dict[str, str]]:
     """A run's (params, last metrics, tags)."""
-    data = _client().get_run(run).data
+    data = store_client().get_run(run).data
     return dict(data.params), dict(data.metrics), dict(data.tags)
 
 
@@ -262,7 +230,7 @@ def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], car
     if weights.name != Path(WEIGHTS_ARTIFACT).name:
         raise ValueError(f"{weights}: a registered model's weights file is named {Path(WEIGHTS_ARTIFACT).name}")
     images = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
-    with _in_one_line(), _our_uri(), warnings.catch_warnings(), mlflow.start_run(run_id=run):
+    with in_one_line(), our_uri(), warnings.catch_warnings(), mlflow.start_run(run_id=run):
         warnings.filterwarnings("ignore", module="mlflow")
         info = mlflow.pyfunc.log_model(
             name="model",
@@ -273,13 +241,13 @@ def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], car
             signature=ModelSignature(_input_schema(task) or images, images),
             input_example=_example(task),
         )
-    client = _client()
+    client = store_client()
     try:
         client.create_registered_model(model_name(task))
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(ErrorCode.RESOURCE_ALREADY_EXISTS):
             raise
-    with _our_uri():  # to resolve the model's own address it asks the global one
+    with our_uri():  # to resolve the model's own address it asks the global one
         version = client.create_model_version(
             model_name(task), info.model_uri, run_id=run, tags=dict(tags), description=card, model_id=info.model_id
         )
@@ -288,18 +256,18 @@ def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], car
 
 def version_of(task: str, run: str) -> str | None:
     """The newest version of the task's model that the run registered, if it did."""
-    found = _client().search_model_versions(f"name='{model_name(task)}' and run_id='{run}'")
+    found = store_client().search_model_versions(f"name='{model_name(task)}' and run_id='{run}'")
     return str(max(int(version.version) for version in found)) if found else None
 
 
 def set_alias(task: str, alias: str, version: str, into: str = "") -> None:
     """Point the alias at the version."""
-    _client().set_registered_model_alias(model_name(task, into), alias, version)
+    store_client().set_registered_model_alias(model_name(task, into), alias, version)
 
 
 def delete_alias(task: str, alias: str, into: str = "") -> None:
     """Take the alias away; nothing happens if there is none."""
-    _client().delete_registered_model_alias(model_name(task, into), alias)
+    store_client().delete_registered_model_alias(model_name(task, into), alias)
 
 
 def get_alias(task: str, alias: str, into: str = "") -> ModelVersion | None:
@@ -307,19 +275,19 @@ def get_alias(task: str, alias: str, into: str = "") -> ModelVersion | None:
 
     It is looked for among the models that the account sees: asked for by name, a server denies one that is not there.
     """
-    found = _client().search_registered_models(f"name='{model_name(task, into)}'")
+    found = store_client().search_registered_models(f"name='{model_name(task, into)}'")
     version = found[0].aliases.get(alias) if found else None
     return None if version is None else get_version(model_name(task, into), version)
 
 
 def get_version(name: str, version: str) -> ModelVersion:
     """A version of a registered model, which exists."""
-    return _client().get_model_version(name, version)
+    return store_client().get_model_version(name, version)
 
 
 def copy_version(task: str, version: str, into: str) -> str:
     """The number that the version has in the model it is promoted into; it is copied unless it was before."""
-    client, target, source = _client(), model_name(task, into), f"models:/{model_name(task)}/{version}"
+    client, target, source = store_client(), model_name(task, into), f"models:/{model_name(task)}/{version}"
     found = client.search_model_versions(f"name='{target}'")
     for copied in found:
         if copied.source == source:
@@ -331,26 +299,12 @@ def copy_version(task: str, version: str, into: str) -> str:
 def set_version_tags(task: str, version: str, tags: Mapping[str, str], into: str = "") -> None:
     """Tags of a registered version."""
     for name, value in tags.items():
-        _client().set_model_version_tag(model_name(task, into), version, name, value[:_TAG_CHARACTERS])
-
-
-@contextmanager
-def _our_uri() -> Iterator[None]:
-    """MLflow's fluent functions use our store. `mlflow.set_tracking_uri` would leave it in the environment for good."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
-        else:
-            os.environ["MLFLOW_TRACKING_URI"] = before
+        store_client().set_model_version_tag(model_name(task, into), version, name, value[:_TAG_CHARACTERS])
 
 
 def _exists(run: str) -> bool:
     try:
-        return _client().get_run(run).info.lifecycle_stage == "active"
+        return store_client().get_run(run).info.lifecycle_stage == "active"
     except PermissionDenied:  # what a server with accounts says
         return False
     except MlflowException as error:
@@ -368,54 +322,3 @@ def _example(task: str) -> np.ndarray:
 def _input_schema(task: str) -> Schema | None:
     """`demosaic` takes mosaics, one channel; all other tasks colour images."""
     return Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]) if task == "demosaic" else None
-
-
-def _client() -> "_Client":
-    return _client_of(tracking_uri())
-
-
-@contextmanager
-def _in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except (MlflowException, RequestException) as error:
-        refusal = getattr(error, "response", None)  # artifacts that a server passes on are refused by HTTP alone
-        denied = getattr(error, "error_code", None) == ErrorCode.Name(ErrorCode.PERMISSION_DENIED)
-        if denied or getattr(refusal, "status_code", None) == 403:
-            account = os.environ.get("MLFLOW_TRACKING_USERNAME", "this account")
-            raise PermissionDenied(
-                f"MLflow at {tracking_uri()} does not allow {account} to do this: "
-                "its admin gives accounts their roles (infra/mlflow_account.py)"
-            ) from error
-        if getattr(error, "error_code", None) == ErrorCode.Name(ErrorCode.UNAUTHENTICATED):
-            raise TrackingError(
-                f"MLflow at {tracking_uri()} does not know this account: name and password are "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or in ~/.mlflow/credentials"
-            ) from error
-        if getattr(error, "error_code", None) not in (None, *(ErrorCode.Name(code) for code in _TROUBLE)):
-            raise
-        raise TrackingError(f"MLflow at {tracking_uri()} fails: {str(error).splitlines()[0]}") from error
-
-
-class _Client:
-    """MLflow's client, whose every call tells of a server that is gone, busy or refuses by a TrackingError."""
-
-    def __init__(self, uri: str) -> None:
-        self._client = mlflow.MlflowClient(uri)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return _told(getattr(self._client, name))
-
-
-def _told(call: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(call)
-    def telling(*arguments: Any, **named: Any) -> Any:
-        with _in_one_line():
-            return call(*arguments, **named)
-
-    return telling
-
-
-@cache
-def _client_of(uri: str) -> _Client:
-    return _Client(uri)

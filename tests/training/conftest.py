@@ -20,6 +20,7 @@ from pipelines.degradations.values import plain
 from pipelines.shards import encode_pair, write_shard
 from pipelines.storage import open_store
 from pipelines.versions import Manifest, ShardEntry
+from tests.training.mlflow_server import Server
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed is tested on models in main memory, also where there is a GPU
 
@@ -131,3 +132,12 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def out(tmp_path: Path) -> Path:
     """A run's folder."""
     return tmp_path / "a run"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    made = Server()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.url)
+    yield made
+    made.die()
