@@ -222,5 +222,7 @@ def _decode_image(name: str, data: bytes, layout: str) -> np.ndarray:
     if planes is None or pixels.dtype != np.uint16 or pixels.ndim != 2 or pixels.shape[0] % planes:
         raise ShardError(f"{name}: {pixels.dtype} {pixels.shape} is not of layout {layout}")
     stacked = pixels.reshape(planes, -1, pixels.shape[1])
-    values = stacked.astype(np.float32) / np.float32(_STEPS) + np.float32(_LOW)
-    return values[0] if planes == 1 else np.ascontiguousarray(values.transpose(1, 2, 0))
+    values = stacked.astype(np.float32)
+    values /= np.float32(_STEPS)
+    values += np.float32(_LOW)
+    return values[0] if planes == 1 else values.transpose(1, 2, 0)  # a view: training takes a patch of it, in planes

@@ -52,7 +52,7 @@ from pipelines.storage import Store, open_store
 from pipelines.survey import survey
 from pipelines.synthesis import make_shard
 from pipelines.versions import pool_key
-from tests.benchmarks.harness import arguments, device_arguments, device_of, print_table, report, start
+from tests.benchmarks.harness import arguments, device_arguments, device_of, print_table, report, start, store
 from training.config import RunConfig
 from training.data import Batch, Prefetcher, batches, undone_batches
 from training.losses import charbonnier
@@ -99,11 +99,14 @@ def main() -> None:
             if client:
                 copied = _copied(plans[task], local)
                 rows += _measure("s3", copied, partial(_address, client), given)
+        packages = ("torch", "webdataset", "pillow", "numpy", "boto3", "moto")
+        more = {"load": f"{os.getloadavg()[1]:.1f} processes running on average of the last 5 minutes"}
+        report("loading, pairs/s", rows, path=given.json, packages=packages, more=more, device=given.device)
         fed = [_feed(model, plans[_task(model)], device, dtype, given) for model in given.models]
-    print_table("training steps, pairs/s", fed)
-    packages = ("torch", "webdataset", "pillow", "numpy", "boto3", "moto")
-    more = {"steps": fed, "load": f"{os.getloadavg()[1]:.1f} processes running on average of the last 5 minutes"}
-    report("loading, pairs/s", rows, path=given.json, packages=packages, more=more, device=given.device)
+    if fed:
+        print_table("training steps, pairs/s", fed)
+        more["steps"] = fed
+        store("loading, pairs/s", rows, path=given.json, packages=packages, more=more, device=given.device)
 
 
 def _task(model: str) -> str:

@@ -65,13 +65,16 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, metavar="PART", help=", ".join(PARTS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kgt-benchmark-") as folder:
-        found = _measure(Trainer(Path(folder), given.steps, given.batch_size, given.patch), given)
-    for title, rows in found.items():
-        print_table(title, rows)
-    goals = found.pop("goals", [])
-    packages = ("torch", "ray", "deepspeed", "mlflow")
-    rows = [{"part": part, **row} for part, rows in found.items() for row in rows]
-    store("training at scale", rows, path=given.json, packages=packages, more={"goals": goals})
+        rows: list[dict[str, Any]] = []
+        more = {"goals": []}
+        for part, found in _measure(Trainer(Path(folder), given.steps, given.batch_size, given.patch), given):
+            print_table(part, found)
+            if part in more:
+                more[part] = found
+            else:
+                rows += [{"part": part, **row} for row in found]
+            packages = ("torch", "ray", "deepspeed", "mlflow")
+            store("training at scale", rows, path=given.json, packages=packages, more=more)
 
 
 @dataclass(frozen=True)
@@ -129,21 +132,21 @@ def _command(home: Path, script: str, *settings: str) -> dict[str, float]:
     return seen | {"whole": time.perf_counter() - begun}
 
 
-def _measure(trainer: Trainer, given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def _measure(trainer: Trainer, given: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Each part's rows as soon as they are there."""
     if "workers" in given.parts:
         ways = {"1 x 2 threads": ("workers=1", "cpus_per_worker=2"), "2 x 1 thread": ("workers=2", "cpus_per_worker=1")}
-        found["workers"] = _in_turns(trainer, given, "workers", ways)
-        found["goals"] = goals(given.model, *found["workers"])
+        workers = _in_turns(trainer, given, "workers", ways)
+        yield "workers", workers
+        yield "goals", goals(given.model, *workers)
     if "zero" in given.parts:
         ways = {str(stage): ("workers=2", "cpus_per_worker=1", f"zero={stage}") for stage in range(4)}
-        found["zero"] = _in_turns(trainer, given, "ZeRO", ways)
+        yield "zero", _in_turns(trainer, given, "ZeRO", ways)
     if "checkpoints" in given.parts:
         with _process_group():
-            found["checkpoints"] = [_checkpoint(model, given.runs) for model in given.models]
+            yield "checkpoints", [_checkpoint(model, given.runs) for model in given.models]
     if "start" in given.parts:
-        found["start"] = _start(trainer, given.runs)
-    return found
+        yield "start", _start(trainer, given.runs)
 
 
 def _in_turns(
