@@ -1,9 +1,11 @@
 """Checkpoints in the run's own store prefix: every rank writes its part, and a marker, written last, commits them.
 
-    <task>/checkpoints/00000500/0/mp_rank_00_model_states.pt   rank 0's part (DeepSpeed's files), and so on by rank
-    <task>/checkpoints/00000500/COMMITTED.json                 the step, the data's state, every file's size and SHA-256
+    <task>/checkpoints/00000500/0/<digest>/mp_rank_00_model_states.pt   a part (DeepSpeed's file) of rank 0
+    <task>/checkpoints/00000500/COMMITTED.json   the step, the data's state, every file's size and SHA-256
 
-A checkpoint without its marker does not exist. One with it is whole: each file is checked on loading.
+A checkpoint without its marker does not exist. One with it is whole: each file is checked on loading, and none is ever
+overwritten by another, as its name holds its digest. A second driver of the same run, or what was on its way from a
+killed worker, spoils nothing that is committed.
 
 DeepSpeed unpickles its files. It is given those alone that a marker in the run's own prefix names, below that
 checkpoint's own folder, with the SHA-256 they were committed with: who may write there may run code in the run.
@@ -22,8 +24,11 @@ from pipelines.storage import Malformed, Missing, Store, read_json
 
 MARKER = "COMMITTED.json"
 
-_NAME = re.compile(r"[0-9]+(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+", re.ASCII)
-"""Of a part below the checkpoint's folder: rank, then a path without hidden or parent folders."""
+_DIGITS = 16
+"""Of a part's SHA-256 that its name holds."""
+
+_NAME = re.compile(rf"[0-9]+/[0-9a-f]{{{_DIGITS}}}(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+", re.ASCII)
+"""Of a part below the checkpoint's folder: rank, digest, then a path without hidden or parent folders."""
 
 Gather = Callable[[Any], list[Any] | None]
 """Collects one object of every rank, in order, on rank 0; None elsewhere."""
@@ -63,7 +68,8 @@ def save(
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        part = Part(f"{base}/{rank}/{path.relative_to(folder).as_posix()}", path.stat().st_size, digest)
+        key = f"{base}/{rank}/{digest[:_DIGITS]}/{path.relative_to(folder).as_posix()}"
+        part = Part(key, path.stat().st_size, digest)
         store.put(part.key, path, sha256=digest)
         mine.append(part)
     parts = gather(mine)
@@ -86,10 +92,11 @@ def read(store: Store, prefix: str, step: int) -> Checkpoint:
         checkpoint = Checkpoint(found["step"], found["state"], tuple(Part(**part) for part in found["parts"]))
         strange = [part.key for part in checkpoint.parts if not _is_part(part.key, _folder(prefix, step))]
     except (Missing, Malformed, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{store.url}/{key} is no marker of a checkpoint: {error}") from error
+        what = f"is no marker of a checkpoint ({error})"
+        raise CheckpointError(_spoilt(store, key, what)) from error
     if strange or checkpoint.step != step:
         what = f"names {strange[0]!r}" if strange else f"says step {checkpoint.step}"
-        raise CheckpointError(f"{store.url}/{key} {what}, which is not of this checkpoint")
+        raise CheckpointError(_spoilt(store, key, f"{what}, which is not of this checkpoint"))
     return checkpoint
 
 
@@ -102,16 +109,16 @@ def committed(store: Store, prefix: str) -> list[int]:
 def fetch(store: Store, checkpoint: Checkpoint, folder: Path) -> None:
     """Copy all files, the ranks' together, into `folder`. Raises CheckpointError where one was altered."""
     for part in checkpoint.parts:
-        path = folder / part.key.split("/checkpoints/")[1].split("/", 2)[2]
+        path = folder / part.key.split("/checkpoints/")[1].split("/", 3)[3]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with store.open(part.key) as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
         except Missing as error:
-            raise CheckpointError(_spoilt(store, part, "is gone")) from error
+            raise CheckpointError(_spoilt(store, part.key, "is gone")) from error
         with path.open("rb") as file:
             if path.stat().st_size != part.bytes or hashlib.file_digest(file, "sha256").hexdigest() != part.sha256:
-                raise CheckpointError(_spoilt(store, part, "is not what was committed"))
+                raise CheckpointError(_spoilt(store, part.key, "is not what was committed"))
 
 
 def prune(store: Store, prefix: str, keep: int, besides: Collection[int] = ()) -> None:
@@ -138,6 +145,6 @@ def _is_part(key: str, folder: str) -> bool:
     return key.startswith(f"{folder}/") and _NAME.fullmatch(key, len(folder) + 1) is not None
 
 
-def _spoilt(store: Store, part: Part, how: str) -> str:
-    folder = "/".join(part.key.split("/")[: part.key.split("/").index("checkpoints") + 2])
-    return f"{store.url}/{part.key} {how}: delete {store.url}/{folder} to go on from the checkpoint before it"
+def _spoilt(store: Store, key: str, how: str) -> str:
+    folder = "/".join(key.split("/")[: key.split("/").index("checkpoints") + 2])
+    return f"{store.url}/{key} {how}: delete {store.url}/{folder} to go on from the checkpoint before it"

@@ -16,15 +16,15 @@ def store(tmp_path: Path) -> Store:
     return open_store(f"file://{tmp_path / 'store'}")
 
 
-def save(store: Store, tmp_path: Path, step: int, *, ranks: int = 2, fail: int | None = None) -> None:
+def save(store: Store, tmp_path: Path, step: int, *, ranks: int = 2, fail: int | None = None, writer: str = "") -> None:
     """Every rank's part, from threads that meet as the processes of a group do. `fail`: this rank dies before it."""
     gathered: list = [None] * ranks
     barrier = threading.Barrier(ranks if fail is None else ranks - 1)
 
     def one(rank: int) -> None:
-        folder = tmp_path / f"{step}-{rank}"
+        folder = tmp_path / f"{step}-{rank}{writer}"
         (folder / "state").mkdir(parents=True)
-        (folder / "state" / f"part_{rank}.pt").write_bytes(f"{step}:{rank}".encode() * 100)
+        (folder / "state" / f"part_{rank}.pt").write_bytes(f"{step}:{rank}{writer}".encode() * 100)
 
         def gather(value: object) -> list | None:
             gathered[rank] = value
@@ -65,6 +65,17 @@ def test_without_its_marker_a_checkpoint_does_not_exist(store: Store, tmp_path: 
     assert checkpoint.latest(store, "sr").step == 20
 
 
+def test_another_writer_of_the_same_step_spoils_nothing(store: Store, tmp_path: Path) -> None:
+    """A second driver of the run, or a worker that was replaced and whose last write arrives late."""
+    save(store, tmp_path, 20)
+    save(store, tmp_path, 20, fail=1, writer="of another")
+    checkpoint.fetch(store, checkpoint.latest(store, "sr"), tmp_path / "back")
+    assert (tmp_path / "back" / "state" / "part_0.pt").read_bytes() == b"20:0" * 100
+    save(store, tmp_path, 20, writer="of a third")
+    checkpoint.fetch(store, checkpoint.latest(store, "sr"), tmp_path / "new")
+    assert (tmp_path / "new" / "state" / "part_1.pt").read_bytes() == b"20:1of a third" * 100
+
+
 @pytest.mark.parametrize("damage", ["altered", "shorter", "gone"])
 def test_a_spoilt_part_is_found_on_loading(store: Store, tmp_path: Path, damage: str) -> None:
     save(store, tmp_path, 20)
@@ -82,19 +93,20 @@ def test_a_spoilt_part_is_found_on_loading(store: Store, tmp_path: Path, damage:
 def test_a_spoilt_marker_is_an_error_not_a_new_start(store: Store, tmp_path: Path) -> None:
     save(store, tmp_path, 20)
     store.put("sr/checkpoints/00000020/COMMITTED.json", b"{")
-    with pytest.raises(CheckpointError, match="no marker"):
+    with pytest.raises(CheckpointError, match=r"no marker .*delete .*/sr/checkpoints/00000020 to go on"):
         checkpoint.latest(store, "sr")
 
 
 @pytest.mark.parametrize(
     "key",
     [
-        "sr/checkpoints/00000020/0/../../../../../escaped",
-        "sr/checkpoints/00000020/0/state/.hidden",
-        "sr/checkpoints/00000020//etc/passwd",
-        "sr/checkpoints/00000020/0/a\n",
-        "sr/checkpoints/00000010/0/state/part_0.pt",
-        "jpeg/checkpoints/00000020/0/state/part_0.pt",
+        "sr/checkpoints/00000020/0/0123456789abcdef/../../../../../../escaped",
+        "sr/checkpoints/00000020/0/0123456789abcdef/state/.hidden",
+        "sr/checkpoints/00000020/0/0123456789abcdef//etc/passwd",
+        "sr/checkpoints/00000020/0/0123456789abcdef/a\n",
+        "sr/checkpoints/00000020/0/state/part_0.pt",
+        "sr/checkpoints/00000010/0/0123456789abcdef/state/part_0.pt",
+        "jpeg/checkpoints/00000020/0/0123456789abcdef/state/part_0.pt",
         "sr/weights.safetensors",
         7,
     ],
