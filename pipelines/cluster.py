@@ -28,8 +28,8 @@ _EXCLUDES = [".git", ".venv", "docs", "*.egg-info", "__pycache__", ".pytest_cach
 ROLE = "kgt-role"
 """The label by which a cluster's nodes say what they are for: `pipelines` or `training`. Without it, for anything."""
 
-# Seconds before a row is tried again whose store did not answer: outages of some minutes are survived.
-_PAUSES = (5.0, 15.0, 45.0, 60.0)
+PAUSES = (5.0, 15.0, 45.0, 60.0)
+"""Seconds before work is tried again whose store did not answer: outages of some minutes are survived."""
 
 # From which level on Ray Data's loggers are heard: the progress is ours, and that its bars are off was our choice.
 _CHATTER = {
@@ -220,7 +220,7 @@ class _Packed:
             return {"row": pickle.dumps(error)}
 
     def _patiently(self, row: dict[str, Any]) -> dict[str, Any]:
-        for pause in _PAUSES:
+        for pause in PAUSES:
             try:
                 return self.function(row)
             except Unavailable as error:

@@ -1,10 +1,12 @@
 """One task's training by Ray Train: workers are started, watched, and replaced where they are lost."""
 
 import os
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
@@ -12,8 +14,8 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipelines import cluster
-from pipelines.storage import Unavailable
-from training import remote
+from pipelines.storage import Unavailable, open_store
+from training import checkpoint, remote
 from training.board import Lost
 from training.plan import Job
 
@@ -26,17 +28,31 @@ os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "1800"
 def fit(job: Job, board: Any) -> None:
     """Train to the last step. Raises TaskFailed.
 
-    Ray's own `max_failures` would also repeat what can only fail again, so it counts preempted machines alone.
+    Ray's own `max_failures` would also repeat what can only fail again, so it counts preempted machines alone. Ours
+    counts losses since the last new checkpoint: what went on between two of them is no reason to give up a long run.
     """
-    for attempt in range(job.config.max_failures + 1):
+    losses, saved = 0, None
+    while True:
         try:
             _trainer(job, board).fit()
             return
         except TrainingFailedError as error:
-            reason, final = _diagnose(error)
-            if final or attempt == job.config.max_failures:
-                raise remote.TaskFailed(reason, str(error)) from None
-            ray.get(board.say.remote(job.task, Lost(reason)))
+            found = _Failure.of(error)
+            saved, before = _saved(job, saved), saved
+            losses = losses + 1 if saved == before else 1
+            if found.final or losses > job.config.max_failures:
+                raise remote.TaskFailed(found.reason, str(error)) from None
+            ray.get(board.say.remote(job.task, Lost(found.reason)))
+            if found.store_away:
+                time.sleep(cluster.PAUSES[min(losses, len(cluster.PAUSES)) - 1])
+
+
+def _saved(job: Job, before: int | None) -> int | None:
+    """The step of the newest checkpoint; `before`, where the store does not say."""
+    try:
+        return max(checkpoint.committed(open_store(job.config.out), job.task), default=before)
+    except Unavailable:
+        return before
 
 
 def _trainer(job: Job, board: Any) -> TorchTrainer:
@@ -63,18 +79,27 @@ def _trainer(job: Job, board: Any) -> TorchTrainer:
     )
 
 
-def _diagnose(error: TrainingFailedError) -> tuple[str, bool]:
-    """(why, in one line; whether it is a failure that a new start would only meet again)."""
-    failures: list[BaseException] = [error]
-    if isinstance(error, WorkerGroupError):
-        failures = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
-    final = [
-        failure
-        for failure in failures
-        if isinstance(failure, remote.FINAL) and not isinstance(failure, Unavailable)  # a store may come back
-    ]
-    if final:
-        return remote.first_line(final[0]), True
-    if any(isinstance(failure, RayActorError | WorkerHealthCheckFailedError) for failure in failures):
-        return "a worker process died", False  # what the others say is that they lost the connection to it
-    return remote.first_line(failures[0]), False
+@dataclass(frozen=True)
+class _Failure:
+    """Why workers failed, in one line; `final`: a new start would only meet it again; `store_away`: a store is away."""
+
+    reason: str
+    final: bool = False
+    store_away: bool = False
+
+    @classmethod
+    def of(cls, error: TrainingFailedError) -> "_Failure":
+        failures: list[BaseException] = [error]
+        if isinstance(error, WorkerGroupError):
+            failures = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
+        away = [failure for failure in failures if isinstance(failure, Unavailable)]
+        final = [failure for failure in failures if isinstance(failure, remote.FINAL) and failure not in away]
+        if final:
+            return cls(remote.first_line(final[0]), final=True)
+        if away:
+            return cls(remote.first_line(away[0]), store_away=True)
+        if any(isinstance(failure, OutOfMemoryError) for failure in failures):
+            return cls("a worker process died: its machine ran out of memory (a smaller batch_size= takes less)")
+        if any(isinstance(failure, RayActorError | WorkerHealthCheckFailedError) for failure in failures):
+            return cls("a worker process died")  # what the others say is that they lost the connection to it
+        return cls(remote.first_line(failures[0]))

@@ -70,7 +70,7 @@ def test_a_store_that_does_not_answer_is_asked_again_a_few_times(
             raise Unavailable("no answer")
         return row
 
-    monkeypatch.setattr(cluster, "_PAUSES", (0.0,) * 3)
+    monkeypatch.setattr(cluster, "PAUSES", (0.0,) * 3)
     answer = pickle.loads(cluster._Packed(ask)({"row": pickle.dumps({"number": 1})})["row"])
     assert len(calls) == rounds
     assert answer == {"number": 1} if outages < rounds else isinstance(answer, Unavailable)

@@ -265,15 +265,12 @@ class Killer(threading.Thread):
 @pytest.mark.usefixtures("mlflow_database")
 @pytest.mark.slow
 def test_killed_workers_change_nothing(undisturbed: Ran, denoise_store: str, out: Path) -> None:
-    """The first loss is mended by the run itself, the second by the same command; all numbers are the same."""
+    """The run mends every loss after a new checkpoint by itself; all numbers are the same."""
     killer = Killer(out, [6, 12])
-    first = command(denoise_store, out, "task=denoise", "max_failures=1")
-    assert first.code == 1
-    assert "starting again from the last checkpoint" in first.stderr
-    assert "failed: a worker process died" in first.stdout
-    second = command(denoise_store, out, "task=denoise", "max_failures=1")
-    assert (second.code, killer.killed) == (0, 2)
-    assert second.history("loss") == undisturbed.history("loss")
+    ran = command(denoise_store, out, "task=denoise", "max_failures=1")
+    assert (ran.code, killer.killed) == (0, 2)
+    assert ran.stderr.count("starting again from the last checkpoint") == 2
+    assert ran.history("loss") == undisturbed.history("loss")
 
 
 @pytest.mark.slow

@@ -1,0 +1,84 @@
+"""When a task whose workers fail is given up."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from kgt.errors import UserError
+from pipelines import cluster
+from pipelines.storage import Unavailable, open_store
+from training import checkpoint, fit, remote
+
+AWAY = Unavailable("s3://runs does not answer")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> SimpleNamespace:
+    return SimpleNamespace(task="sr", config=SimpleNamespace(max_failures=2, out=f"file://{tmp_path}"))
+
+
+class Workers:
+    """Fail in turn, each after the checkpoint of a step (0: none), and do not after the last failure."""
+
+    def __init__(self, job: SimpleNamespace, *failures: tuple[int, Exception]) -> None:
+        self._job, self._failures = job, list(failures)
+        self.starts = 0
+
+    def fit(self) -> None:
+        self.starts += 1
+        if self._failures:
+            step, error = self._failures.pop(0)
+            if step:
+                marker = f"sr/checkpoints/{step:08d}/{checkpoint.MARKER}"
+                open_store(self._job.config.out).put(marker, b"{}")
+            raise WorkerGroupError("workers failed", {0: error})
+
+
+@pytest.fixture
+def run(job: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Trains with workers that fail so; how often they were started, what was said, the pauses."""
+
+    def trained(*failures: tuple[int, Exception]) -> tuple[int, list[str], list[float]]:
+        workers, said, pauses = Workers(job, *failures), [], []
+        monkeypatch.setattr(fit, "_trainer", lambda job, board: workers)
+        monkeypatch.setattr(ray, "get", lambda said: said)
+        monkeypatch.setattr(fit.time, "sleep", pauses.append)
+        board = SimpleNamespace(say=SimpleNamespace(remote=lambda task, lost: said.append(lost.why)))
+        fit.fit(job, board)
+        return workers.starts, said, pauses
+
+    return trained
+
+
+def test_losses_without_progress_are_counted(run: object) -> None:
+    assert run(*[(0, ActorDiedError())] * 2) == (3, ["a worker process died"] * 2, [])
+    with pytest.raises(remote.TaskFailed) as failed:
+        run(*[(0, ActorDiedError())] * 3)
+    assert failed.value.reason == "a worker process died"
+
+
+def test_a_new_checkpoint_begins_the_count_anew(run: object) -> None:
+    """In a month many machines die, and none of them is a reason to give up."""
+    died = ActorDiedError()
+    starts, _, _ = run(*[(step, died) for step in range(10, 100, 10)], (0, died))
+    assert starts == 11
+    with pytest.raises(remote.TaskFailed):
+        run((100, died), (0, died), (0, died))
+
+
+def test_a_store_that_is_away_is_given_time(run: object) -> None:
+    assert run(*[(0, AWAY)] * 2) == (3, [str(AWAY)] * 2, [*cluster.PAUSES[:2]])
+
+
+def test_a_mistake_is_not_tried_again(run: object) -> None:
+    with pytest.raises(remote.TaskFailed, match="no such shard"):
+        run((0, UserError("no such shard")))
+
+
+def test_a_machine_without_memory_is_told_as_such(run: object) -> None:
+    _, (said,), _ = run((0, OutOfMemoryError("the node is low on memory")))
+    assert said.startswith("a worker process died: its machine ran out of memory")
