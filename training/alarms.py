@@ -42,8 +42,12 @@ class Alarms:
         self._last_sign: float | None = None
         self._last_checkpoint: float | None = None
 
+    def begin(self, now: float) -> None:
+        """Take in that the task starts, and waits for machines first. now: seconds of a clock that does not jump."""
+        self._last_sign = now
+
     def record(self, record: Mapping[str, float], now: float) -> Iterator[str]:
-        """Take in one step's record. now: seconds of a clock that does not jump."""
+        """Take in one step's record."""
         if self._last_checkpoint is None or "checkpoint" in record:
             self._last_checkpoint = now
         self._last_sign = now
@@ -74,18 +78,19 @@ class Alarms:
             self._last_sign = now
 
     def time(self, now: float) -> Iterator[str]:
-        """What follows from time having passed since the last record. Nothing before the first one."""
-        if self._last_sign is None or self._last_checkpoint is None:
-            return
-        quiet, unsaved = (now - since for since in (self._last_sign, self._last_checkpoint))
-        yield from self._when(
-            quiet > 60 * STALLED_MINUTES,
-            "no step",
-            f"none for {quiet / 60:.0f} minutes: stalled loader, or lost workers",
-        )
-        yield from self._when(
-            unsaved > 60 * self._checkpoint_minutes, "no checkpoint", f"none for {unsaved / 60:.0f} minutes"
-        )
+        """What follows from time having passed since the last record. Nothing before the start."""
+        if self._last_sign is not None:
+            quiet = now - self._last_sign
+            yield from self._when(
+                quiet > 60 * STALLED_MINUTES,
+                "no step",
+                f"none for {quiet / 60:.0f} minutes: stalled loader, lost workers, or machines that do not come",
+            )
+        if self._last_checkpoint is not None:
+            unsaved = now - self._last_checkpoint
+            yield from self._when(
+                unsaved > 60 * self._checkpoint_minutes, "no checkpoint", f"none for {unsaved / 60:.0f} minutes"
+            )
 
     def _when(self, wrong: bool, name: str, what: str) -> Iterator[str]:
         if wrong and name not in self._raised:

@@ -119,7 +119,13 @@ class RunConfig:
     )
     checkpoint_every: int = field(default=500, metadata=about("steps between checkpoints"))
     keep: int = field(default=2, metadata=about("checkpoints kept"))
-    max_failures: int = field(default=3, metadata=about("how often the lost workers of a task are replaced"))
+    at_once: int = field(
+        default=0,
+        metadata=about("tasks that train side by side; 0: as many as the cluster has room for when the run starts"),
+    )
+    max_failures: int = field(
+        default=3, metadata=about("how often the lost workers of a task are replaced before it has a newer checkpoint")
+    )
     max_preemption_failures: int = field(
         default=-1, metadata=about("how often those whose machine was preempted are; -1: always")
     )
@@ -182,6 +188,7 @@ EXECUTION = frozenset(
         "offload",
         "checkpoint_every",
         "keep",
+        "at_once",
         "max_failures",
         "max_preemption_failures",
         "loader_threads",
@@ -210,6 +217,7 @@ _LEAST = {
     "cpus_per_worker": 1,
     "checkpoint_every": 1,
     "keep": 1,
+    "at_once": 0,
     "max_failures": 0,
     "max_preemption_failures": -1,
     "loader_threads": 1,

@@ -160,6 +160,7 @@ class _Controller:
         if store.head(weights) is None:
             self._display.say(job.task, "starting")
             fit = _remote(remote.fit, num_cpus=0, scheduling_strategy=_here())
+            self._alarms[job.task].begin(time.monotonic())
             self._training.add(job.task)
             try:
                 self._result(fit.remote(job, self._board), unless=lambda: job.task not in self._stepping)
@@ -271,7 +272,7 @@ def _status(outcomes: Sequence[Outcome]) -> str:
 
 
 def _slots(job: Job) -> int:
-    """How many tasks the cluster holds at once. Raises UserError where this machine is too small for a single one."""
+    """How many tasks train at once. Raises UserError where this machine is too small for a single one."""
     config, has = job.config, cluster.resources_not_for("pipelines")
 
     def room(workers: int) -> int:
@@ -286,4 +287,4 @@ def _slots(job: Job) -> int:
             f"workers={least} of cpus_per_worker={config.cpus_per_worker} need {needs}, and this machine has "
             f"{has.get('CPU', 0):.0f} CPUs and {has.get('GPU', 0):.0f} GPUs: ask for less of them"
         )
-    return max(1, room(config.workers))  # a cluster may grow
+    return config.at_once or max(1, room(config.workers))  # a cluster may grow

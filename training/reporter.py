@@ -45,7 +45,7 @@ class Reporter:
             self._records[-1] |= self._system.utilization()
             self._watched = now
         if now - self._sent >= REPORT_SECONDS:
-            self._send()
+            self.flush()
 
     def note(self, **figures: float) -> None:
         """Figures that are known between two steps; they go with the next one's record."""
@@ -55,7 +55,7 @@ class Reporter:
         """Whether the run is to stop. doing: said now and then, where it is something else than steps."""
         now = time.monotonic()
         if now - self._sent >= REPORT_SECONDS:
-            self._send()
+            self.flush()
         if now - self._said >= SAY_SECONDS:
             self._said = now
             self.say(doing)
@@ -63,15 +63,16 @@ class Reporter:
 
     def keep(self, store: Store) -> None:
         """Send what there is; write all since the last checkpoint into the run's folder."""
-        self._send()
+        self.flush()
         journal.write(store, self._job.task, self._records)
         self._records = []
+
+    def flush(self) -> None:
+        """Send what there is."""
+        fresh = self._records[len(self._records) - self._unsent :]
+        self.stopping |= ray.get(self._board.push.remote(self._job.task, fresh))
+        self._unsent, self._sent = 0, time.monotonic()
 
     def say(self, what: str | Picture) -> None:
         """See Board."""
         ray.get(self._board.say.remote(self._job.task, what))
-
-    def _send(self) -> None:
-        fresh = self._records[len(self._records) - self._unsent :]
-        self.stopping |= ray.get(self._board.push.remote(self._job.task, fresh))
-        self._unsent, self._sent = 0, time.monotonic()

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -64,20 +65,26 @@ def train(loop: dict[str, Any]) -> None:
     profiler = StepProfiler(job.config.profiled() if rank == 0 else range(0), state.store, f"{job.task}/profile")
     stopping = False
     if state.step < job.config.steps:
+        _check_memory(job)
         source = undone_batches(job.plan, rank=rank, workers=workers, step=state.step)
         loader = Prefetcher(source, job.config.loader_threads)
-        begun = time.perf_counter()
         try:
+            if state.unvalidated is not None:
+                state.conclude(**state.unvalidated)
+                stopping = state.anywhere(reporter is not None and reporter.stopping)
+                if state.checkpoint_due():  # it is the best
+                    state.save()
+            begun = time.perf_counter()
             while state.step < job.config.steps and not stopping:
                 profiler.begin(state.step + 1)
-                outcome, figures = _step(job, state, loader, reporter)
+                batch = _next_batch(loader, state.device)
+                outcome, figures = _step(job, state, batch)
                 ended = time.perf_counter()
+                figures["wait"] = loader.waited
                 figures["seconds"] = ended - begun  # with what came after the step before, such as its report
-                if state.validation_due():
-                    figures |= state.validate()
-                begun = ended + figures.get("validation", 0)
-                if reporter is not None:
-                    reporter.add(state.step, outcome, figures)
+                begun = ended + state.conclude(dataclasses.asdict(outcome), figures)
+                if state.skipped_in_row >= job.config.max_skipped:
+                    raise _not_finite(job, state, batch, outcome, figures)
                 exporting = time.perf_counter()
                 if trace := profiler.end(state.step):
                     reporter.say(f"trace of torch.profiler: {trace}")
@@ -128,6 +135,7 @@ class _State:
         self.skipped = 0
         self.skipped_in_row = 0
         self.best: dict[str, float] | None = None  # the validation's best `step` and `psnr`
+        self.unvalidated: dict[str, Any] | None = None  # the step's `outcome` and `figures`, if it was stopped in there
         torch.manual_seed(job.config.seed)
         model = KGT(job.model)
         found = self._latest()
@@ -169,7 +177,7 @@ class _State:
             self.ema.load(self.engine.part(average), found.state["ema_updates"])
         self.step = found.step
         self.skipped, self.skipped_in_row = found.state["skipped"], found.state["skipped_in_row"]
-        self.best = found.state.get("best")
+        self.best, self.unvalidated = found.state.get("best"), found.state.get("unvalidated")
         if self.reporter:
             self.reporter.note(resume=time.perf_counter() - started)
 
@@ -192,12 +200,25 @@ class _State:
         best = self.best is not None and self.best["step"] == self.step
         return self.step % self.job.config.checkpoint_every == 0 or self.step == self.job.config.steps or best
 
-    def validate(self) -> dict[str, float]:
-        """The figures of weights and average, the same on every rank; every rank calls it.
+    def conclude(self, outcome: dict[str, Any], figures: dict[str, float]) -> float:
+        """Validate where it is due, and report the step. How many seconds the first took; every rank calls it.
 
-        `val_best_psnr`: the best before. Cut short, and without figures, where the run is to stop.
+        Where the run is to stop meanwhile, both are left to whoever goes on from this step.
         """
         started = time.perf_counter()
+        validated = self._validate() if self.validation_due() else {}
+        seconds = time.perf_counter() - started
+        self.unvalidated = {"outcome": outcome, "figures": figures} if validated is None else None
+        if self.reporter and validated is not None:
+            took = {"validation": seconds} if validated else {}
+            self.reporter.add(self.step, StepOutcome(**outcome), figures | validated | took)
+        return seconds
+
+    def _validate(self) -> dict[str, float] | None:
+        """The figures of weights and average, the same on every rank; `val_best_psnr`: the best before.
+
+        None where it was cut short, as the run is to stop.
+        """
         if self._validator is None:
             self._validator = Validator(self.job, self.device)
         average = self.engine.whole(self.ema.shadow)
@@ -207,8 +228,8 @@ class _State:
             raise UserError(
                 "the GPU cannot hold a validation beside the training: use validate_every=0, or shards of smaller crops"
             ) from error
-        if figures is None:  # the run is to stop
-            return {"validation": time.perf_counter() - started}
+        if figures is None:
+            return None
         if self.best:
             figures["val_best_psnr"] = self.best["psnr"]
         if figures["val_psnr"] > (self.best["psnr"] if self.best else -math.inf):
@@ -217,7 +238,7 @@ class _State:
                 self._put_weights(BEST, average, {name: str(value) for name, value in self.best.items()})
         if self.reporter and math.isfinite(figures["val_psnr"]):
             self._put_picture(self._validator.picture())
-        return figures | {"validation": time.perf_counter() - started}
+        return figures
 
     def _stop_asked(self) -> bool:
         return self.anywhere(self.reporter is not None and self.reporter.stop_asked("validating"))
@@ -236,6 +257,7 @@ class _State:
             "skipped": self.skipped,
             "skipped_in_row": self.skipped_in_row,
             "best": self.best,
+            "unvalidated": self.unvalidated,
         }
         if self.reporter:
             self.reporter.keep(self.store)
@@ -266,13 +288,28 @@ class _State:
         put_made(self.store, f"{self.job.task}/{name}", lambda path: save_weights(model, path, metadata=metadata))
 
 
-def _step(
-    job: Job, state: _State, loader: Prefetcher, reporter: Reporter | None
-) -> tuple[StepOutcome, dict[str, float]]:
+def _check_memory(job: Job) -> None:
+    """Raises UserError where this machine could not even hold the images of a worker's share of a batch."""
+    inputs, outputs = job.model.in_channels, job.model.out_channels * job.model.scale**2
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for phase in job.plan.phases:
+        pairs = math.ceil(phase.batch_size / job.config.workers)
+        images = 4 * pairs * phase.patch**2 * (inputs + outputs)
+        if images > memory:
+            raise UserError(
+                f"batch_size={phase.batch_size}: a worker's {pairs} pairs of patches of {phase.patch}² pixels take "
+                f"{images >> 30} GiB, and its machine has {memory >> 30}: use a smaller batch_size=, or more workers="
+            )
+
+
+def _next_batch(loader: Prefetcher, device: torch.device) -> Batch:
+    batch = next(loader)
+    return Batch(*(images.to(device, non_blocking=True) for images in (batch.degraded, batch.clean)))
+
+
+def _step(job: Job, state: _State, batch: Batch) -> tuple[StepOutcome, dict[str, float]]:
     """The next step: what came of it, and its further figures."""
     config, phase = job.config, job.plan.phase(state.step)
-    batch = next(loader)
-    batch = Batch(*(images.to(state.device, non_blocking=True) for images in (batch.degraded, batch.clean)))
     k = neighbours(state.step, topk=config.topk, seed=config.seed, dense=config.topk_dense)
     rate = learning_rate(
         state.step,
@@ -292,10 +329,14 @@ def _step(
             loss=state.loss,
             accumulate=config.accumulate,
         )
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        gpu = isinstance(error, torch.OutOfMemoryError)
+        if not gpu and "can't allocate memory" not in str(error):  # the CPU's has no class of its own
+            raise
         raise UserError(
-            f"the GPU cannot hold a micro-step of {len(batch.degraded) // config.accumulate} patches of {phase.patch}² "
-            "pixels: use activation_checkpointing=true, a higher accumulate=, more workers= or a smaller batch_size="
+            f"the {'GPU' if gpu else 'machine'} cannot hold a micro-step of {len(batch.degraded) // config.accumulate} "
+            f"patches of {phase.patch}² pixels: use activation_checkpointing=true, a higher accumulate=, more workers= "
+            "or a smaller batch_size="
         ) from error
     if outcome.applied:
         state.ema.update()
@@ -303,16 +344,22 @@ def _step(
     else:
         state.skipped += 1
         state.skipped_in_row += 1
-        if reporter is not None:  # all ranks skip it
+        if state.reporter:  # all ranks skip it
             logger.warning("%s: step %d skipped: loss or gradient not finite (%s)", job.task, state.step, outcome.loss)
     state.step += 1
     figures = {"k": k, "lr": rate, "patch": phase.patch, "batch_size": phase.batch_size, "skipped": state.skipped}
-    if state.skipped_in_row >= config.max_skipped:
-        raise NotFinite(
-            f"{state.skipped_in_row} steps in a row gave a loss or gradient that is not finite "
-            f"(last loss {outcome.loss}, k={k}, lr={rate:.3g}): {_diagnosis(state.engine, batch, k)}"
-        )
-    return outcome, figures | {"wait": loader.waited}
+    return outcome, figures
+
+
+def _not_finite(job: Job, state: _State, batch: Batch, outcome: StepOutcome, figures: dict[str, float]) -> NotFinite:
+    """Why the run ends. Every rank calls it."""
+    if state.reporter:
+        state.reporter.flush()  # else nobody hears of the last second's steps
+    k, rate = figures["k"], figures["lr"]
+    return NotFinite(
+        f"{state.skipped_in_row} steps in a row gave a loss or gradient that is not finite "
+        f"(last loss {outcome.loss}, k={k}, lr={rate:.3g}): {_diagnosis(state.engine, batch, k)}"
+    )
 
 
 def _diagnosis(engine: DeepSpeedEngine, batch: Batch, k: int) -> str:
@@ -325,7 +372,7 @@ def _diagnosis(engine: DeepSpeedEngine, batch: Batch, k: int) -> str:
         or _first(spoilt_module(engine.model, lambda: engine.forward(batch.degraded, k)))
         or "images, weights and activations are finite, but the gradient is not"
     )
-    return f"{cause}; a lower lr= or clip=, or precision=fp32, may help"
+    return f"{cause}; a new run (another out=) with a lower lr= or clip=, or precision=fp32, may help"
 
 
 def _first(found: str | None) -> str | None:

@@ -63,6 +63,15 @@ def test_validation_that_begins_with_nan(own: Alarms) -> None:
     assert len(fed(own, record(30, val_psnr=20.0, val_best_psnr=30.0))) == 1
 
 
+def test_machines_that_do_not_come(own: Alarms) -> None:
+    """There is no record yet, and no checkpoint that could be late."""
+    own.begin(100.0)
+    assert list(own.time(100.0 + 60 * STALLED_MINUTES)) == []
+    (line,) = own.time(101.0 + 60 * STALLED_MINUTES)
+    assert line.startswith("ALARM jpeg: no step: none for 10 minutes")
+    assert fed(own, record(1), now=5000.0) == ["jpeg: no step is over"]
+
+
 def test_no_checkpoint_for_too_long(own: Alarms) -> None:
     assert fed(own, record(1), now=100.0) == []
     assert fed(own, record(2), now=100.0 + 30 * 60) == []
