@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 
 from kgt.errors import UserError
+from pipelines.manifest import SPLITS, Manifest, ShardEntry
 from pipelines.storage import Store
 from pipelines.verify import trouble
-from pipelines.versions import SPLITS, Manifest, ShardEntry
 
 SAMPLE = 3  # shards of each split that are read back
 

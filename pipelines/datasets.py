@@ -27,12 +27,12 @@ from kgt.errors import UserError, as_command
 from kgt.imaging.files import check_writable
 from kgt.tasks import nearest
 from pipelines import cluster, versions
+from pipelines.manifest import Manifest
 from pipelines.options import about, expand_tasks, parse
 from pipelines.preview import stored_pairs, write_sheet
 from pipelines.progress import Meter
 from pipelines.storage import Store, open_store
 from pipelines.verify import verify_row
-from pipelines.versions import Manifest
 
 
 @dataclass

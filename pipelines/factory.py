@@ -14,13 +14,13 @@ from pipelines.estimate import estimate
 from pipelines.job_options import Options, RenewalOptions
 from pipelines.jobs import Job, Jobs, Sources
 from pipelines.json_report import write_report
+from pipelines.manifest import SPLITS, Manifest, ShardEntry, statistics_of
 from pipelines.plan import plan
 from pipelines.progress import Meter
 from pipelines.storage import Store, check_writable, open_store
 from pipelines.summary import Summary, plan_record, plan_table, say_rejects
 from pipelines.survey import survey
 from pipelines.synthesis import make_shard
-from pipelines.versions import SPLITS, Manifest, ShardEntry, statistics_of
 from pipelines.withdrawal import read_withdrawal
 
 

@@ -12,10 +12,10 @@ from kgt.errors import UserError
 from pipelines import rounds, versions
 from pipelines.acceptance import check_counts
 from pipelines.job_options import Options, RenewalOptions
+from pipelines.manifest import SPLITS, Manifest, survey_prefix
 from pipelines.plan import PlannedShard, Recipe, fingerprint, identity, plan, renewed
-from pipelines.storage import Store
+from pipelines.storage import Malformed, Missing, Store, read_records
 from pipelines.survey import Survey
-from pipelines.versions import SPLITS, Manifest
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Sources:
     def keys(self, task: str, version: str) -> tuple[str, str]:
         """Where the two lists are in the store."""
         digest = hashlib.sha256(self.images + self.rejects).hexdigest()[:32]
-        prefix = versions.survey_prefix(task, version, digest)
+        prefix = survey_prefix(task, version, digest)
         return f"{prefix}images.jsonl.gz", f"{prefix}rejects.jsonl"
 
 
@@ -139,12 +139,19 @@ class Jobs:
 
         Raises UserError in a scheduled run; where somebody asks for a version, they are told.
         """
-        rejects = self._store.get(live.sources["rejects_key"]).splitlines()
-        refused = {reject["source"] for reject in map(json.loads, rejects) if reject["reason"] in ("excluded", "leak")}
-        back = sorted({image.source.name for image in self._found.seen.images} & refused)
-        if not back:
-            return
-        line = f"{task}: {len(back)} images that {live.version} left out (excluded, leak) are used, such as {back[0]}"
+        key = live.sources["rejects_key"]
+        try:
+            rejects = read_records(self._store, key)
+            refused = {reject["source"] for reject in rejects if reject["reason"] in ("excluded", "leak")}
+        except (Missing, Malformed, KeyError, TypeError) as error:
+            how = "is gone" if isinstance(error, Missing) else f"is damaged: {error}"
+            line = f"{self._store.url}/{key}, which says what {live.version} was made without, {how}"
+        else:
+            back = sorted({image.source.name for image in self._found.seen.images} & refused)
+            if not back:
+                return
+            some = f"such as {back[0]}"
+            line = f"{task}: {len(back)} images that {live.version} left out (excluded, leak) are used, {some}"
         if isinstance(self._options, RenewalOptions):
             raise UserError(f"{line}: give exclude= or guard= as before, or make the version with synthesize.py")
         self.notes.append(line)

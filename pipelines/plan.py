@@ -18,9 +18,9 @@ from kgt.tasks import get_task
 from pipelines.crops import Places
 from pipelines.degradations import DEGRADATIONS, Crop, pair_rng, settings_of
 from pipelines.degradations.values import idle, plain
+from pipelines.manifest import ShardEntry, Split
 from pipelines.shards import FORMAT
 from pipelines.survey import Image
-from pipelines.versions import ShardEntry, Split
 
 MIN_SIDE = 32  # pixels of a crop: less is hardly an image, and no measure of one
 

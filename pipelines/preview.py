@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw
 from kgt.errors import UserError
 from kgt.imaging import to_rgb, write_image
 from pipelines.degradations import Pair
+from pipelines.manifest import Manifest
 from pipelines.plan import Part, PlannedShard
 from pipelines.shards import ShardError, decode_pair, read_shard
 from pipelines.storage import Missing, Store
 from pipelines.synthesis import input_psnr, pairs_of
-from pipelines.versions import Manifest
 
 COLUMNS = 4
 _CELL, _GAP, _LABEL = 192, 8, 44

@@ -27,7 +27,7 @@ def begin(store: Store, identities: Mapping[str, str], fraction: float, live: Ma
         pass
     except UserError:
         raise
-    except (Malformed, ValueError, KeyError, TypeError) as error:
+    except (Malformed, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{store.url}/{key} is damaged: delete it, a round that was killed is then begun anew"
         ) from error

@@ -5,11 +5,13 @@ happens or raises `Conflict`: that is all the coordination that versions need. S
 """
 
 import contextlib
+import gzip
 import hashlib
 import json
 import re
 import secrets
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,11 @@ from kgt.home import home
 
 MAX_JSON_BYTES = 256 << 20
 """More than the manifest of a million shards has: whoever may write to a store must not fill its readers' memory."""
+
+MAX_LIST_BYTES = 512 << 20
+"""Of a list, unpacked: two million images."""
+
+MAX_RECORD_BYTES = 1 << 20
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")  # never out of the store
 
@@ -124,12 +131,47 @@ def open_store(url: str) -> Store:
     raise UserError(f"store {url}: unknown scheme; write file:///absolute/folder or s3://bucket/folder")
 
 
-def read_json(store: Store, key: str) -> Any:
-    """The JSON in an object. Raises Missing, and Malformed where it is not JSON, or more than MAX_JSON_BYTES of it."""
+def read_bytes(store: Store, key: str) -> bytes:
+    """The whole object. Raises Missing, and Malformed where it has more than MAX_JSON_BYTES."""
     with store.open(key) as file:
         data = file.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
         raise Malformed(f"it is larger than {MAX_JSON_BYTES >> 20} MiB")
+    return data
+
+
+def read_json(store: Store, key: str) -> Any:
+    """The JSON in an object. Raises Missing, and Malformed where it is not JSON, or more than MAX_JSON_BYTES of it."""
+    return _parsed(read_bytes(store, key))
+
+
+def read_records(store: Store, key: str) -> Iterator[dict[str, Any]]:
+    """The objects of a list, each a line of JSON; a key in `.gz` is unpacked. No more than a line is kept in memory.
+
+    Raises Missing, and Malformed for what is no such list, or has a line or a length beyond the bounds above.
+    """
+    read = 0
+    with store.open(key) as file, gzip.open(file) if key.endswith(".gz") else file as lines:
+        while line := _line(lines):
+            read += len(line)
+            if len(line) > MAX_RECORD_BYTES:
+                raise Malformed(f"a line of it is larger than {MAX_RECORD_BYTES >> 20} MiB")
+            if read > MAX_LIST_BYTES:
+                raise Malformed(f"it is larger than {MAX_LIST_BYTES >> 20} MiB")
+            record = _parsed(line)
+            if not isinstance(record, dict):
+                raise Malformed("a line of it is no record")
+            yield record
+
+
+def _line(lines: BinaryIO) -> bytes:
+    try:
+        return lines.readline(MAX_RECORD_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise Malformed(f"it is no whole gzip file: {error}") from error
+
+
+def _parsed(data: bytes) -> Any:
     try:
         return json.loads(data)
     except RecursionError as error:

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.estimate import Estimate
+from pipelines.manifest import SPLITS, Manifest
 from pipelines.memory import peak_mib
 from pipelines.plan import PlannedShard, Recipe
 from pipelines.survey import Survey
-from pipelines.versions import SPLITS, Manifest
 
 
 @dataclass

@@ -16,12 +16,12 @@ from kgt.errors import UserError
 from kgt.imaging import HIGHEST_PSNR, demosaic_malvar, imresize, psnr, read_image, rgb_to_y, to_rgb
 from pipelines.degradations import Crop, Pair, cut, cut_pair, deblur, degrade_region, pair_rng, settings_of
 from pipelines.degradations.values import Scalar
+from pipelines.manifest import ShardEntry, entry_of, pool_key
 from pipelines.memory import peak_mib
 from pipelines.plan import Part, PlannedShard
 from pipelines.shards import Sample, encode_pair, write_shard
-from pipelines.storage import Missing, Store, holds
+from pipelines.storage import Malformed, Missing, Store, holds, read_json
 from pipelines.survey import digest_of
-from pipelines.versions import ShardEntry, pool_key
 
 
 def make_shard(row: dict[str, Any]) -> dict[str, Any]:
@@ -37,12 +37,12 @@ def make_shard(row: dict[str, Any]) -> dict[str, Any]:
 def finished(shard: PlannedShard, store: Store) -> ShardEntry | None:
     """The record of a shard that an earlier run completed, if the object is there with the checksum in the record."""
     try:
-        record = store.get(pool_key(shard.recipe.task, shard.name, "json"))
-    except Missing:
+        record = read_json(store, pool_key(shard.recipe.task, shard.name, "json"))
+    except (Missing, Malformed):
         return None
     try:
-        entry = ShardEntry(**json.loads(record))
-    except (ValueError, TypeError):
+        entry = entry_of(record)
+    except ValueError:
         return None
     if (entry.name, entry.split, entry.samples) != (shard.name, shard.split, shard.samples):
         return None

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from pipelines.manifest import ShardEntry, pool_key
 from pipelines.shards import ShardError, decode_pair, read_published
 from pipelines.storage import Missing, Store
-from pipelines.versions import ShardEntry, pool_key
 
 
 def trouble(store: Store, task: str, shard: ShardEntry) -> str:

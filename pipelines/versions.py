@@ -7,112 +7,36 @@
 <task>/pins/v000001/<name>.json   who needs an older version kept
 """
 
-import dataclasses
-import hashlib
 import json
-import math
 import re
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from kgt.errors import UserError
 from kgt.tasks import nearest
-from pipelines.storage import Absent, Conflict, Malformed, Matches, Missing, Store, clock, read_json
+from pipelines.degradations import settings_of
+from pipelines.manifest import (
+    FORMAT,
+    SPLITS,
+    Manifest,
+    ShardEntry,
+    SourceFacts,
+    checksum,
+    entry_of,
+    pool_key,
+    statistics_of,
+    survey_prefix,
+    version_name,
+)
+from pipelines.plan import Recipe
+from pipelines.storage import Absent, Conflict, Malformed, Matches, Missing, Store, clock, read_bytes, read_json
+from pipelines.typed import typed
 
-FORMAT = 2
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
 ORPHAN_SECONDS = 24 * 3600.0  # an unreferenced shard may belong to a run that is not finished
 
-_VERSION = re.compile(r"v\d{6}")
-_SHARD = re.compile(r"(train|val)-[0-9a-f]{32}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(r"v\d{6}", re.ASCII)
 _PIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """One shard: its name in the pool, its side, the epoch of its randomness, pairs, bytes and SHA-256; its pairs'
-    input PSNR (dB) and the squares of that, summed."""
-
-    name: str
-    split: str
-    epoch: int
-    samples: int
-    bytes: int
-    sha256: str
-    psnr_sum: float
-    psnr_squares: float
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """One published version of one task's data. `epoch` is its number: the randomness that no earlier version has.
-
-    `identity` is common to versions that differ in their randomness only; `recipe` holds what the user set; `sources`
-    the images' count and fingerprint, the rejects by reason and the keys of both lists; `statistics` a summary for
-    each split.
-    """
-
-    task: str
-    version: str
-    epoch: int
-    identity: str
-    recipe: dict[str, Any]
-    sources: dict[str, Any]
-    shards: tuple[ShardEntry, ...]
-    statistics: dict[str, dict[str, float]]
-    format: int = FORMAT
-
-    def to_bytes(self) -> bytes:
-        """The manifest's file. It holds no time, so that equal runs make equal manifests, and a checksum of the rest,
-        so that an edit is noticed wherever the file is read."""
-        facts = asdict(self)
-        return (json.dumps(facts | {"checksum": _checksum(facts)}, sort_keys=True, indent=1) + "\n").encode()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the file."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
-
-    def split(self, name: str) -> tuple[ShardEntry, ...]:
-        """The shards of `train` or `val`."""
-        return tuple(shard for shard in self.shards if shard.split == name)
-
-    def key(self, shard: ShardEntry) -> str:
-        """Where a shard lies in the store."""
-        return pool_key(self.task, shard.name)
-
-
-def statistics_of(shards: Sequence[ShardEntry]) -> dict[str, float]:
-    """The summary of a split: `shards`, `pairs`, `bytes`, mean `input_psnr` in dB and `input_psnr_deviation`."""
-    pairs = sum(shard.samples for shard in shards)
-    mean = math.fsum(shard.psnr_sum for shard in shards) / max(1, pairs)
-    variance = math.fsum(shard.psnr_squares for shard in shards) / max(1, pairs) - mean**2
-    return {
-        "shards": len(shards),
-        "pairs": pairs,
-        "bytes": sum(shard.bytes for shard in shards),
-        "input_psnr": round(mean, 4),
-        "input_psnr_deviation": round(math.sqrt(max(0.0, variance)), 4),
-    }
-
-
-def pool_key(task: str, shard: str, suffix: str = "tar") -> str:
-    """The key of a shard (`tar`) or its record (`json`)."""
-    return f"{task}/pool/{shard}.{suffix}"
-
-
-def survey_prefix(task: str, version: str, digest: str) -> str:
-    """Where the lists of a version's source images are. Two runs at once that differ in them have lists each."""
-    return f"{task}/survey/{version}-{digest}/"
-
-
-def version_name(number: int) -> str:
-    """`v000001` for 1."""
-    return f"v{number:06d}"
 
 
 def list_versions(store: Store, task: str) -> list[str]:
@@ -189,7 +113,9 @@ def publish(store: Store, manifest: Manifest) -> None:
     try:
         store.put(key, data, condition=Absent())
     except Conflict:
-        if store.get(key) != data:
+        with store.open(key) as file:
+            same = file.read(len(data) + 1) == data
+        if not same:
             raise UserError(
                 f"another run published {manifest.version} of {manifest.task} meanwhile, with other settings: "
                 "run again to make the next version"
@@ -270,7 +196,10 @@ def prune(store: Store, task: str, keep: int) -> Pruned:
 
 def _remove(store: Store, task: str, version: str) -> bool:
     key = _manifest_key(task, version)
-    data = store.get(key)
+    try:
+        data = read_bytes(store, key)
+    except Malformed as error:
+        raise UserError(f"{store.url}/{key} is damaged: {error}") from error
     store.delete(key)
     if version in pins(store, task):  # pinned since we looked: `pin` writes first and then looks for the manifest
         store.put(key, data, condition=Absent())
@@ -332,38 +261,45 @@ def _advance(store: Store, manifest: Manifest) -> None:
 
 def _decode(store: Store, task: str, version: str) -> Manifest:
     """The manifest, every name and number checked: what is read from a store may have been edited."""
-    url = store.url
+    where = f"{store.url}/{_manifest_key(task, version)}"
     try:
         found = read_json(store, _manifest_key(task, version))
-        if found["format"] != FORMAT:
-            raise UserError(
-                f"{url}: {version} of {task} has format {found['format']}, this code reads {FORMAT}: "
-                "make the shards anew in another store"
-            )
-        if found.pop("checksum") != _checksum(found):
-            raise ValueError("it was edited")
-        shards = tuple(_entry(**shard) for shard in found.pop("shards"))
-        manifest = Manifest(**found, shards=shards)
-        if (manifest.task, manifest.version) != (task, version):
-            raise ValueError("it is another version's")
-        return manifest
-    except UserError:
-        raise
-    except (Malformed, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{url}/{_manifest_key(task, version)} is damaged: {error}") from error
+    except Malformed as error:
+        raise UserError(f"{where} is damaged: {error}") from error
+    written = found.get("format") if isinstance(found, dict) else None
+    if type(written) is int and written != FORMAT:
+        raise UserError(
+            f"{store.url}: {version} of {task} has format {written}, this code reads {FORMAT}: "
+            "make the shards anew in another store"
+        )
+    try:
+        return _manifest_of(found, task, version)
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError),
+        *(ArithmeticError, RecursionError),  # numbers and nesting beyond all bounds
+    ) as error:
+        line = " ".join(str(error).split())[:300]  # it may quote what is in the manifest
+        raise UserError(f"{where} is damaged: {line}") from error
 
 
-def _checksum(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def _entry(**fields: Any) -> ShardEntry:
-    entry = ShardEntry(**fields)
-    kinds = {field.name: field.type for field in dataclasses.fields(entry)}
-    wrong = [name for name, kind in kinds.items() if type(getattr(entry, name)) is not kind]
-    named = (
-        _SHARD.fullmatch(entry.name) and _SHA256.fullmatch(entry.sha256) and entry.name.startswith(entry.split + "-")
-    )
-    if wrong or not named or entry.samples < 1 or entry.epoch < 1 or entry.bytes < 1:
-        raise ValueError(f"shard {fields.get('name')!r} is not described as it should be")
-    return entry
+def _manifest_of(found: Any, task: str, version: str) -> Manifest:
+    """Raises ValueError, or what else an edited one leads to."""
+    if found.pop("checksum") != checksum(found):
+        raise ValueError("it was edited")
+    manifest = Manifest(**found | {"shards": tuple(entry_of(shard) for shard in found["shards"])})
+    if [type(fact) for fact in (manifest.format, manifest.epoch, manifest.identity)] != [int, int, str]:
+        raise ValueError("its format, epoch or identity is none")
+    if (manifest.task, manifest.version, version_name(manifest.epoch)) != (task, version, version):
+        raise ValueError("it is another version's")
+    recipe = typed(Recipe, manifest.recipe)
+    if recipe.task != task:
+        raise ValueError("its recipe is another task's")
+    settings_of(task, recipe.settings)
+    sources = typed(SourceFacts, manifest.sources)
+    folder = re.escape(survey_prefix(task, version, "")[:-1])
+    for key, name in ((sources["images_key"], r"images\.jsonl\.gz"), (sources["rejects_key"], r"rejects\.jsonl")):
+        if not re.fullmatch(f"{folder}[0-9a-f]{{32}}/{name}", key):
+            raise ValueError(f"{key[:100]!r} is no list of this version's images")
+    if manifest.statistics != {split: statistics_of(manifest.split(split)) for split in SPLITS}:
+        raise ValueError("its statistics are not those of its shards")
+    return manifest

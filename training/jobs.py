@@ -12,10 +12,10 @@ A run's folder (`out`, in any store):
 """
 
 import dataclasses
-import gzip
 import itertools
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,16 @@ from kgt.config import KGTConfig, preset
 from kgt.errors import UserError
 from pipelines import versions
 from pipelines.degradations import DEGRADATIONS, demosaic, settings_of
-from pipelines.storage import Malformed, Missing, Store, open_store, read_json
-from pipelines.versions import Manifest
+from pipelines.manifest import SPLITS, Manifest
+from pipelines.storage import Malformed, Missing, Store, open_store, read_json, read_records
 from training.config import RunConfig
 from training.mixture import listed
 from training.order import choose_streams
 from training.plan import INIT, DataPlan, Dataset, Job, Shard
 
 logger = logging.getLogger("training")
+
+_DIGEST = re.compile(r"[0-9a-f]{32}")  # of an image, as `survey.Image` has it
 
 
 def prepare(configs: Sequence[RunConfig]) -> list[Job]:
@@ -146,7 +148,7 @@ def _dataset(config: RunConfig, store: Store, manifest: Manifest, weight: int) -
         )
     train, validation = (
         tuple(Shard(manifest.key(entry), entry.samples, entry.bytes, entry.sha256) for entry in manifest.split(split))
-        for split in versions.SPLITS
+        for split in SPLITS
     )
     redraw = settings if config.redraw else None
     return Dataset(store.url, manifest.version, manifest.digest, train, validation, weight, redraw)
@@ -181,11 +183,20 @@ def _warn_of_shared_images(found: Sequence[tuple[Store, Manifest]]) -> None:
 
 def _images(store: Store, manifest: Manifest) -> set[str]:
     """The digests of the source images; none where the list was removed, which training does not need."""
+    key = manifest.sources["images_key"]
     try:
-        lines = gzip.decompress(store.get(manifest.sources["images_key"])).splitlines()
+        return {_digest(record) for record in read_records(store, key)}
     except Missing:
         return set()
-    return {json.loads(line)["digest"] for line in lines}
+    except Malformed as error:
+        raise UserError(f"{store.url}/{key} is damaged ({error}): remove it, training goes on without") from error
+
+
+def _digest(record: dict[str, Any]) -> str:
+    digest = record.get("digest")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise Malformed("a line of it names no image")
+    return digest
 
 
 def _model(config: RunConfig, manifests: Sequence[Manifest]) -> KGTConfig:
@@ -203,7 +214,7 @@ def _scale(task: str, manifest: Manifest) -> int:
     """Of the pairs: how many times larger the clean image is."""
     if task != "sr":
         return 1
-    scale = manifest.recipe["settings"]["scale"]
+    scale = settings_of(task, manifest.recipe["settings"]).scale.plain()
     if not isinstance(scale, int):
         raise UserError(
             f"the shards of sr mix the scales {scale}, and a model has one: make shards of one scale, "

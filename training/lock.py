@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from kgt.errors import UserError
 from pipelines.storage import Absent, Conflict, Missing, Store
 
+_LONGEST = 4096  # bytes of a lock that are read: the store is others' too
+
 
 @contextmanager
 def held(store: Store, model: str) -> Iterator[None]:
@@ -47,13 +49,14 @@ def _described(store: Store, model: str) -> str:
     try:
         record = json.loads(found)
         return f"{record['holder']} since {record['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "someone (the lock is damaged)"
 
 
 def _read(store: Store, model: str) -> bytes | None:
     try:
-        return store.get(_key(model))
+        with store.open(_key(model)) as file:
+            return file.read(_LONGEST)
     except Missing:
         return None
 

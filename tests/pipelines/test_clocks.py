@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from pipelines import versions
+from pipelines.manifest import Manifest, ShardEntry
 from pipelines.storage import Store, clock
+from tests.manifests import manifest_of
 from tests.pipelines.faults import EVER, FaultProxy, ShiftClock
 
 DAY = 24 * 3600.0
 
 
-def manifest() -> versions.Manifest:
-    entry = versions.ShardEntry("train-" + "a" * 32, "train", 1, 2, 4, "0" * 64, 60.0, 1800.0)
-    return versions.Manifest("sr", "v000001", 1, "same", {"seed": 0}, {"images": 3}, (entry,), {})
+def manifest() -> Manifest:
+    entry = ShardEntry("train-" + "a" * 32, "train", 1, 2, 4, "0" * 64, 60.0, 1800.0)
+    return manifest_of("sr", 1, [entry])
 
 
 def publish_with_an_orphan(store: Store) -> str:

@@ -110,9 +110,10 @@ def test_a_damaged_note_of_a_round_is_named(file_store: Store) -> None:
     (key,) = file_store.list("rounds/")
     assert rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 3}) == {"sr": 4}
     assert rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 4}) == {"sr": 5}, "it was finished but for its end"
-    file_store.put(key, b"[]")
-    with pytest.raises(UserError, match=f"{key} is damaged: delete it"):
-        rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 3})
+    for data in (b"[]", b'{"sr": 1e999}'):
+        file_store.put(key, data)
+        with pytest.raises(UserError, match=f"{key} is damaged: delete it"):
+            rounds.begin(file_store, {"sr": "x"}, 1.0, {"sr": 3})
 
 
 def test_what_was_withdrawn_does_not_come_back_by_itself(
@@ -128,4 +129,12 @@ def test_what_was_withdrawn_does_not_come_back_by_itself(
     assert regenerate.main([*asked, "exclude=photo 1.png"]) == 0
     assert synthesize.main(asked) == 0
     assert "such as photo 1.png" in capsys.readouterr().out
-    assert versions.current(file_store, "sr").sources["images"] == 6
+    live = versions.current(file_store, "sr")
+    assert live.sources["images"] == 6
+    for data, how in ((b'{"reason": "leak"}\n', "is damaged"), (b"", "is gone")):
+        file_store.put(live.sources["rejects_key"], data)
+        if not data:
+            file_store.delete(live.sources["rejects_key"])
+        assert regenerate.main(asked) == 2
+        (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert f"{live.sources['rejects_key']}, which says what {live.version} was made without, {how}" in said

@@ -1,11 +1,14 @@
 """Both stores keep the same promises: whole objects, conditions that hold or raise, clear words in trouble."""
 
 import errno
+import gzip
 import hashlib
+import json
 import os
 import pickle
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import boto3
@@ -13,8 +16,19 @@ import pytest
 from botocore.stub import Stubber
 
 from kgt.errors import UserError
-from pipelines import s3_store
-from pipelines.storage import Absent, Conflict, Matches, Missing, Store, Unavailable, check_writable, open_store
+from pipelines import s3_store, storage
+from pipelines.storage import (
+    Absent,
+    Conflict,
+    Malformed,
+    Matches,
+    Missing,
+    Store,
+    Unavailable,
+    check_writable,
+    open_store,
+    read_records,
+)
 from tests.pipelines.faults import EVER, Act, CutAnswer, FaultProxy, Forget, Lose
 
 
@@ -39,6 +53,55 @@ def test_a_missing_object_is_missing(store: Store) -> None:
     with pytest.raises(Missing):
         store.get("no/such")
     store.delete("no/such")
+
+
+def test_lists_come_back_record_by_record(store: Store) -> None:
+    records = [{"digest": f"{number:032x}"} for number in range(2000)]
+    data = "".join(f"{json.dumps(record)}\n" for record in records).encode()
+    store.put("list.jsonl", data)
+    store.put("list.jsonl.gz", gzip.compress(data))
+    assert list(read_records(store, "list.jsonl")) == list(read_records(store, "list.jsonl.gz")) == records
+    with pytest.raises(Missing):
+        list(read_records(store, "none.jsonl.gz"))
+
+
+@pytest.mark.parametrize(
+    ("data", "trouble"),
+    [
+        (b"{}\n[]\n", "no record"),
+        (b"{}\nx\n", "not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": 1}\n' * 200_000, "it is larger than 1 MiB"),
+        (bytes(2 << 20), "a line of it is larger than 1 MiB"),
+    ],
+    ids=["list", "text", "deep", "many", "long"],
+)
+def test_a_hostile_list_is_refused(
+    file_store: Store, data: bytes, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "MAX_LIST_BYTES", 1 << 20)
+    file_store.put("list.jsonl", data)
+    file_store.put("list.jsonl.gz", gzip.compress(data))
+    for key in ("list.jsonl", "list.jsonl.gz"):
+        with pytest.raises(Malformed, match=trouble):
+            list(read_records(file_store, key))
+
+
+@pytest.mark.parametrize("kept", [slice(0, -20), slice(1, None), slice(0, 12)])
+def test_a_damaged_gzip_file_is_refused(file_store: Store, kept: slice) -> None:
+    file_store.put("list.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 9)[kept])
+    with pytest.raises(Malformed, match="no whole gzip file"):
+        list(read_records(file_store, "list.jsonl.gz"))
+
+
+def test_a_gzip_bomb_fills_no_memory(file_store: Store) -> None:
+    file_store.put("list.jsonl.gz", gzip.compress(bytes(64 << 20)))
+    tracemalloc.start()
+    with pytest.raises(Malformed, match="larger than"):
+        list(read_records(file_store, "list.jsonl.gz"))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 8 << 20
 
 
 def test_conditions(store: Store) -> None:

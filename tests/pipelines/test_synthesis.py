@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,9 @@ def test_a_shard_holds_the_planned_pairs(task: str, images: list[Image], file_st
     assert entry.psnr_squares == pytest.approx(sum(figure**2 for figure in figures))
 
 
-@pytest.mark.parametrize("trouble", ["nothing", "no object", "cut object", "no record", "damaged record"])
+@pytest.mark.parametrize(
+    "trouble", ["nothing", "no object", "cut object", "no record", "damaged record", "strange record"]
+)
 def test_a_complete_shard_is_kept_and_another_made_again(trouble: str, images: list[Image], store: Store) -> None:
     row = {"shard": planned(images, "jpeg"), "store": store}
     tar, record = (pool_key("jpeg", row["shard"].name, suffix) for suffix in ("tar", "json"))
@@ -88,6 +91,8 @@ def test_a_complete_shard_is_kept_and_another_made_again(trouble: str, images: l
         store.delete(record)
     elif trouble == "damaged record":
         store.put(record, b'{"name":')
+    elif trouble == "strange record":
+        store.put(record, json.dumps(json.loads(facts) | {"psnr_sum": "1"}).encode())
     again = make_shard(row)
     assert again["kept"] == (trouble == "nothing")
     assert again["entry"] == first["entry"]
@@ -102,7 +107,7 @@ def test_a_store_that_does_not_answer_has_not_said_that_a_shard_is_missing(
     def silent(key: str) -> bytes:
         raise Unavailable("no answer")
 
-    monkeypatch.setattr(file_store, "get", silent)
+    monkeypatch.setattr(file_store, "open", silent)
     with pytest.raises(Unavailable):
         make_shard({"shard": planned(images, "jpeg"), "store": file_store})
     assert list(file_store.list("")) == []

@@ -2,22 +2,24 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kgt.errors import UserError
 from pipelines import storage, versions
+from pipelines.manifest import Manifest, ShardEntry, checksum
 from pipelines.storage import Store
-from pipelines.versions import Manifest, ShardEntry, current, latest, list_versions, load, pin, prune, publish, unpin
+from pipelines.versions import current, latest, list_versions, load, pin, prune, publish, unpin
+from tests.manifests import manifest_of
 
 
 def manifest(number: int, shards: tuple[str, ...] = ("a",), **changes: object) -> Manifest:
     entries = tuple(ShardEntry(f"train-{name * 32}", "train", number, 2, 4, "0" * 64, 60.0, 1800.0) for name in shards)
-    statistics = {"train": {"pairs": 2 * len(shards)}, "val": {"pairs": 0}}
-    made = Manifest("sr", f"v{number:06d}", number, "same", {"seed": 0}, {"images": 3}, entries, statistics)
-    return dataclasses.replace(made, **changes)
+    return dataclasses.replace(manifest_of("sr", number, entries), **changes)
 
 
 def published(store: Store, *manifests: Manifest) -> None:
@@ -129,11 +131,77 @@ def test_an_edited_shard_is_noticed(file_store: Store, change: dict) -> None:
     published(file_store, manifest(1))
     edited = json.loads(manifest(1).to_bytes())
     edited["shards"][0] |= change
-    del edited["checksum"]
-    edited["checksum"] = versions._checksum(edited)  # as by somebody who knows how
-    file_store.put("sr/versions/v000001.json", json.dumps(edited).encode())
+    put_signed(file_store, edited)
     with pytest.raises(UserError, match="damaged"):
         load(file_store, "sr", "v000001")
+
+
+def put_signed(store: Store, edited: dict[str, Any]) -> None:
+    """Put a manifest with the checksum that belongs to it, as somebody does who knows how."""
+    facts = {name: value for name, value in edited.items() if name != "checksum"}
+    try:
+        signed = facts | {"checksum": checksum(facts)}
+    except ValueError:  # numbers that are none
+        signed = facts | {"checksum": "0" * 64}
+    store.put("sr/versions/v000001.json", json.dumps(signed).encode())
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recipe": 3},
+        {"recipe": {"seed": 0}},
+        {"recipe.crop": "64"},
+        {"recipe.crop": 10**400},
+        {"recipe.paired": 0},
+        {"recipe.task": "jpeg"},
+        {"recipe.val_fraction": math.nan},
+        {"recipe.settings": []},
+        {"recipe.settings": {"scale": 1000}},
+        {"recipe.settings": {"scale": 10**400}},
+        {"recipe.settings": {"scale": nested(200)}},
+        {"recipe.settings": {"sigma": 3}},
+        {"sources": None},
+        {"sources.images": "many"},
+        {"sources.rejects": {"small": "3"}},
+        {"sources.images_key": "../../etc/passwd"},
+        {"sources.images_key": "sr/survey/v000002-" + "0" * 32 + "/images.jsonl.gz"},
+        {"sources.rejects_key": "jpeg/pool/x.tar"},
+        {"statistics": {"train": {"pairs": 2}, "val": {"pairs": 0}}},
+        {"statistics.train": {"pairs": "2"}},
+        {"shards.0.samples": 10**300},
+        {"shards.0.psnr_sum": 1e308},
+        {"shards.0.psnr_squares": "1"},
+        {"recipe.settings": {"sc\nale" * 1000: 2}},
+        {"format": "2"},
+        {"identity": 3},
+        {"epoch": 2},
+        {"epoch": "1"},
+        {"epoch": True},
+    ],
+    ids=lambda change: "".join(change),
+)
+def test_an_edited_fact_is_refused_in_a_line_that_names_the_manifest(file_store: Store, change: dict) -> None:
+    published(file_store, manifest(1))
+    edited = json.loads(manifest(1).to_bytes())
+    ((place, value),) = change.items()
+    *folders, name = place.split(".")
+    spot = edited
+    for key in folders:
+        spot = spot[int(key) if key.isdigit() else key]
+    spot[name] = value
+    put_signed(file_store, edited)
+    with pytest.raises(UserError, match=r"sr/versions/v000001\.json is damaged: ") as raised:
+        load(file_store, "sr", "v000001")
+    assert len(str(raised.value)) < 500
+    assert "\n" not in str(raised.value)
 
 
 def test_a_plausible_edit_is_noticed_too(file_store: Store) -> None:

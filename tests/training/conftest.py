@@ -17,9 +17,10 @@ from moto.server import ThreadedMotoServer
 from pipelines import s3_store, versions
 from pipelines.degradations import degrade_image, pair_rng, settings_of
 from pipelines.degradations.values import plain
+from pipelines.manifest import ShardEntry
 from pipelines.shards import encode_pair, write_shard
 from pipelines.storage import open_store
-from pipelines.versions import Manifest, ShardEntry
+from tests.manifests import manifest_of
 from tests.training.mlflow_server import Server
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed is tested on models in main memory, also where there is a GPU
@@ -73,14 +74,12 @@ def make_shards(tmp_path_factory: pytest.TempPathFactory) -> MakeShards:
             target.put(versions.pool_key(task, name), data)
             digest = hashlib.sha256(data).hexdigest()
             entries.append(ShardEntry(name, split, known + 1, samples, len(data), digest, 0.0, 0.0))
-        version = versions.version_name(known + 1)
-        images_key = f"{versions.survey_prefix(task, version, 'digest')}images.jsonl.gz"
-        images = [json.dumps({"digest": f"{photographs}{number}"}) for number in range(4)]
-        target.put(images_key, gzip.compress("\n".join(images).encode()))
-        recipe = {"task": task, "settings": plain(chosen), "crop": side, "paired": paired}
-        recipe |= {"val_fraction": val_fraction}
-        sources = {"images_key": images_key}
-        versions.publish(target, Manifest(task, version, known + 1, "i", recipe, sources, tuple(entries), {}))
+        recipe = {"settings": plain(chosen), "crop": side, "paired": paired, "val_fraction": val_fraction}
+        manifest = manifest_of(task, known + 1, entries, **recipe)
+        digests = [hashlib.md5(f"{photographs}{number}".encode()).hexdigest() for number in range(4)]
+        images = "\n".join(json.dumps({"digest": digest}) for digest in digests)
+        target.put(manifest.sources["images_key"], gzip.compress(images.encode()))
+        versions.publish(target, manifest)
         return url
 
     return make

@@ -1,5 +1,6 @@
 """From configurations to jobs: data pinned, mistakes found before anything starts."""
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -167,6 +168,27 @@ def test_images_that_one_may_train_on_and_another_hold_out_are_told(
         "too high",
     ):
         assert words in said
+
+
+@pytest.mark.parametrize(
+    ("listed", "trouble"),
+    [
+        (gzip.compress(bytes(2 << 20)), "a line of it is larger than 1 MiB"),
+        (gzip.compress(b'{"digest": ["x"]}'), "a line of it names no image"),
+        (b"no gzip", "no whole gzip file"),
+    ],
+    ids=["bomb", "strange", "damaged"],
+)
+def test_a_hostile_list_of_images_is_refused_by_name(
+    denoise_store: str, make_shards: MakeShards, out: Path, listed: bytes, trouble: str
+) -> None:
+    doubtful = make_shards("denoise", val_fraction=0.2)
+    key = versions.current(open_store(doubtful), "denoise").sources["images_key"]
+    open_store(doubtful).put(key, listed)
+    with pytest.raises(UserError, match=rf"{doubtful}/{key} is damaged \(.*{trouble}.*\): remove it"):
+        prepare(f"[{denoise_store},{doubtful}]", out)
+    open_store(doubtful).delete(key)
+    prepare(f"[{denoise_store},{doubtful}]", out)
 
 
 def test_what_is_mixed_must_be_for_one_model(make_shards: MakeShards, mixed: str, out: Path) -> None:
