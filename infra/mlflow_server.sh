@@ -3,7 +3,7 @@
 # everyone. Whoever has one may read; to write takes a permission (mlflow_account.py). No password is in an address:
 #
 #   DATABASE                       postgresql+psycopg://mlflow@HOST:5432/mlflow, its password in PGPASSWORD
-#   ARTIFACT_STORE                 s3://BUCKET, and what AWS_… it takes
+#   ARTIFACT_STORE                 s3://BUCKET/artifacts, and what AWS_… it takes; whoever reads is given all that is in it
 #   ALLOWED_HOSTS                  the names, with ports, by which clients call the server, with commas between them
 #   MLFLOW_AUTH_ADMIN_PASSWORD     of the account `admin`; it counts at the first start only
 #   MLFLOW_FLASK_SERVER_SECRET_KEY the same at every start: it signs what browsers send back

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from infra import submit
+from infra import backup, submit
 from pipelines.job_options import Options, RenewalOptions
 from pipelines.options import parse
 from training import evaluate, promote
@@ -15,6 +15,7 @@ _SCHEMAS = {
     "pipelines/regenerate.py": RenewalOptions,
     "training/evaluate.py": evaluate.Options,
     "training/promote.py": promote.Options,
+    "infra/backup.py": backup.Options,
     "infra/submit.py": submit.Options,
 }
 

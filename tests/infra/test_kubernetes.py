@@ -60,6 +60,11 @@ def pods(manifest: Manifest) -> Iterator[Manifest]:
             yield spec["submitterPodTemplate"]
 
 
+def containers(pod: Manifest) -> list[Manifest]:
+    """All of a pod's."""
+    return pod["spec"].get("initContainers", []) + pod["spec"]["containers"]
+
+
 def troubles(manifest: Manifest) -> list[str]:
     """What a schema allows and this project does not."""
     found = []
@@ -78,7 +83,7 @@ def troubles(manifest: Manifest) -> list[str]:
             found.append("a pod that may be root")
         if of_pod.get("seccompProfile") != {"type": "RuntimeDefault"}:
             found.append("a pod without a seccomp profile")
-        for container in pod["spec"]["containers"]:
+        for container in containers(pod):
             rights = container.get("securityContext", {})
             if rights.get("allowPrivilegeEscalation") is not False or rights.get("capabilities") != {"drop": ["ALL"]}:
                 found.append("a container with privileges")
@@ -197,6 +202,95 @@ def test_nothing_is_open_to_the_world() -> None:
     ]
 
 
+@functools.cache
+def labels_of() -> dict[str, dict[str, str]]:
+    """The labels of every pod, by a name for it; KubeRay adds its own to those of the cluster."""
+    found = {}
+    for manifest in MANIFESTS:
+        for index, pod in enumerate(pods(manifest)):
+            labels = pod["metadata"]["labels"]
+            if manifest["kind"] == "RayCluster":
+                kind = "worker" if index else "head"
+                labels = labels | {"ray.io/cluster": manifest["metadata"]["name"], "ray.io/node-type": kind}
+            found[f"{manifest['metadata']['name']}{index or ''}"] = labels
+    return found
+
+
+def allowed(source: str, target: str, port: int) -> bool:
+    """Whether policies let a connection of one pod to another's port out, and in."""
+    labels = labels_of()
+
+    def chosen(selector: Manifest, pod: str) -> bool:
+        return selector.get("matchLabels", {}).items() <= labels[pod].items()
+
+    def opens(policy: Manifest, kind: str, key: str, pod: str, peer: str) -> bool:
+        spec = policy["spec"]
+        return chosen(spec["podSelector"], pod) and any(
+            port in [entry["port"] for entry in rule.get("ports", [{"port": port}])]
+            and any(
+                chosen(place["podSelector"], peer)
+                for place in rule[key]
+                if "podSelector" in place and "namespaceSelector" not in place
+            )
+            for rule in spec.get(kind, ())
+        )
+
+    policies = [manifest for manifest in MANIFESTS if manifest["kind"] == "NetworkPolicy"]
+    out = any(opens(policy, "egress", "to", source, target) for policy in policies)
+    return out and any(opens(policy, "ingress", "from", target, source) for policy in policies)
+
+
+def test_pods_reach_what_they_need_and_nothing_else() -> None:
+    """Every pair of pods, on every port that one of them serves."""
+    ports = {"postgres": 5432, "mlflow": 5000, "kgt": 8265}
+    reached = {
+        (source, target) for source in labels_of() for target, port in ports.items() if allowed(source, target, port)
+    }
+    nodes = {"kgt", "kgt1", "kgt2"}
+    submitters = {"regenerate", "synthesis", "training"}
+    assert reached == (
+        {("mlflow", "postgres"), ("backup", "postgres"), ("promote", "mlflow")}
+        | {(node, "mlflow") for node in nodes}
+        | {(source, "kgt") for source in nodes | submitters}
+    )
+
+
+def seconds(duration: str) -> int:
+    """Of a duration as `timeout` takes it."""
+    return int(duration[:-1]) * {"m": 60, "h": 3600, "d": 86400}[duration[-1]]
+
+
+def test_deadlines_end_the_job_in_ray_before_those_of_kubernetes_forget_it() -> None:
+    """A RayJob's or a Job's own deadline ends what waits here, not the job that Ray has taken."""
+    found = 0
+    for manifest in MANIFESTS:
+        if manifest["kind"] == "RayJob":
+            words, outer = manifest["spec"]["entrypoint"].split(), manifest["spec"]["activeDeadlineSeconds"]
+        elif manifest["metadata"]["name"] == "regenerate":
+            job = manifest["spec"]["jobTemplate"]["spec"]
+            words, outer = next(pods(manifest))["spec"]["containers"][0]["args"], job["activeDeadlineSeconds"]
+        else:
+            continue
+        found += 1
+        assert words[:3] == ["timeout", "--foreground", "--signal=INT"], "one interruption: a second ends at once"
+        assert words[3].startswith("--kill-after=")
+        inner = seconds(words[4]) + seconds(words[3].partition("=")[2])
+        assert inner < outer
+    assert found == 3
+
+
+def test_a_backup_is_of_the_server_s_own_postgres_and_out_of_mlflow_s_sight() -> None:
+    server, backup = (next(pods(called(*of)))["spec"] for of in (("StatefulSet", "postgres"), ("CronJob", "backup")))
+    (dump,) = backup["initContainers"]
+    assert dump["image"] == server["containers"][0]["image"]
+    environment = {variable["name"]: variable for variable in server["containers"][0]["env"]}
+    assert dump["command"][-1] == environment["POSTGRES_DB"]["value"]
+    assert f"--username={environment['POSTGRES_USER']['value']}" in dump["command"]
+    settings = called("ConfigMap", "settings")["data"]
+    assert not f"{settings['BACKUP_STORE']}/".startswith(f"{settings['ARTIFACT_STORE']}/")
+    assert not f"{settings['ARTIFACT_STORE']}/".startswith(f"{settings['BACKUP_STORE']}/")
+
+
 def test_commands_are_this_project_s() -> None:
     scripts = {}
     for manifest in MANIFESTS:
@@ -206,6 +300,8 @@ def test_commands_are_this_project_s() -> None:
     scripts["regenerate"] = check_command(container["args"], ROOT)
     poll = next(pods(called("CronJob", "promote")))["spec"]["containers"][0]
     scripts["promote"] = check_command(poll["command"] + poll["args"], ROOT)
+    keep = next(pods(called("CronJob", "backup")))["spec"]["containers"][0]
+    scripts["backup"] = check_command(keep["command"] + keep["args"], ROOT)
     program, script, *arguments = container["command"]
     assert (program, check_command([script], ROOT)) == ("python", "infra/submit.py")
     name, options, command = submit.read([word.replace("$(TICK)", "tick-1") for word in arguments] + container["args"])
@@ -215,6 +311,7 @@ def test_commands_are_this_project_s() -> None:
         "training": "training/run.py",
         "regenerate": "pipelines/regenerate.py",
         "promote": "training/promote.py",
+        "backup": "infra/backup.py",
     }
     written = "\n".join(path.read_text() for path in FOLDER.glob("**/*.yaml"))
     settings = called("ConfigMap", "settings")["data"]
@@ -258,9 +355,9 @@ def test_overlays_are_whole() -> None:
         for manifest in manifests:
             validate(manifest)
             assert troubles(manifest) == []
-        containers = [c for manifest in manifests for pod in pods(manifest) for c in pod["spec"]["containers"]]
-        untagged = [container["image"] for container in containers if ":" not in container["image"]]
-        assert len(containers) >= 2
+        images = [c["image"] for manifest in manifests for pod in pods(manifest) for c in containers(pod)]
+        untagged = [image for image in images if ":" not in image]
+        assert len(images) >= 2
         assert not untagged, overlay
         if not overlay.endswith("jobs"):
             accounts = {m["metadata"]["name"] for m in manifests if m["kind"] == "ServiceAccount"}
