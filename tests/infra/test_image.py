@@ -1,7 +1,9 @@
 """The image: hadolint, rules of ours, and locks that name everything that is installed."""
 
+import itertools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,13 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from kgt.attention import sparse
+from kgt.config import PRESETS, KGTConfig, preset
+from kgt.errors import UserError
+from kgt.tasks import TASKS
+from tests.infra.commands import check_command
+from training.config import read_configs
 
 LOCKS = ("build", "cpu", "cuda", "mlflow")
 
@@ -87,6 +96,56 @@ def test_nothing_enters_the_image_but_what_is_named(root: Path) -> None:
     assert first == "*"
     for line in named:
         assert line == "**/__pycache__" or list(root.glob(line.removeprefix("!"))), line
+
+
+def warmed(root: Path) -> list[list[str]]:
+    """The words of the project's commands that the build runs."""
+    lines = (root / "infra" / "warm.sh").read_text().splitlines()
+    return [shlex.split(line) for line in lines if line.startswith("python ")]
+
+
+def test_the_build_runs_every_task_s_degradation_and_compiles_every_preset_s_attention(root: Path) -> None:
+    commands = warmed(root)
+    assert [check_command(words, root) for words in commands][:2] == ["pipelines/synthesize.py", "training/run.py"]
+    assert "task=all" in commands[0]
+    trained = [config for words in commands[1:] for config in read_configs(words[2:], "")]
+    widths = {width for config in trained for width in widths_of(preset(config.model, config.task, scale(config.task)))}
+    made = [(name, task) for name in PRESETS for task in TASKS if is_made_for(name, task)]
+    assert widths == {width for name, task in made for width in widths_of(preset(name, task, scale(task)))}
+
+
+@pytest.mark.slow  # minutes: synthesis of six tasks, two trainings
+def test_what_the_build_runs_works_and_is_kept(root: Path, tmp_path: Path) -> None:
+    """With a user's folders, and nothing of this environment."""
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment |= {
+        "NUMBA_CACHE_DIR": str(tmp_path / "numba"),
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    done = subprocess.run([root / "infra" / "warm.sh"], cwd=root, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    kept = [path.name for path in (tmp_path / "numba").rglob("*.nbc")]
+    for kernel in ("_forward_kernel", "_backward_kernel"):
+        assert len([name for name in kept if kernel in name]) == 2, "one a width of heads"
+
+
+def widths_of(config: KGTConfig) -> set[int]:
+    """Of a model's heads, as Numba's kernels have them."""
+    dims = [config.dim * 2**level for level in range(len(config.layers))] if config.shape == "u" else [config.dim]
+    return {sparse._padded(dim // heads) for dim, heads in zip(itertools.cycle(dims), config.heads, strict=False)}
+
+
+def is_made_for(name: str, task: str) -> bool:
+    try:
+        preset(name, task, scale(task))
+    except UserError:
+        return False
+    return True
+
+
+def scale(task: str) -> int:
+    return 2 if task == "sr" else 1
 
 
 def read_lock(root: Path, name: str) -> dict[str, str]:
