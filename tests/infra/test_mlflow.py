@@ -91,8 +91,9 @@ def postgres(folder: Path) -> Iterator[int]:
 class Server:
     """Where the server answers, and what it has said."""
 
-    def __init__(self, url: str, log: Path) -> None:
-        self.url, self.log = url, log
+    def __init__(self, url: str, log: Path, database: int) -> None:
+        """database: PostgreSQL's port."""
+        self.url, self.log, self.database = url, log, database
 
     def status(self, path: str, account: str = "", host: str = "") -> int:
         """The HTTP status of a GET, with or without an account."""
@@ -141,7 +142,7 @@ def server(aws_server: Account, root: Path) -> Iterator[Server]:
                 [root / "infra" / "mlflow_server.sh"], env=environment, stdout=file, stderr=subprocess.STDOUT
             )
         try:
-            server = Server(f"http://127.0.0.1:{port}", log)
+            server = Server(f"http://127.0.0.1:{port}", log, database)
             deadline = time.monotonic() + 480
             while not answers(server):
                 assert process.poll() is None, log.read_text()
@@ -290,6 +291,28 @@ def test_an_admin_renews_its_own_password(root: Path, server: Server) -> None:
             check=True,
         )
     assert server.status("/api/2.0/mlflow/users/get?username=admin", "admin") == 200
+
+
+def test_a_dump_is_put_back_into_an_empty_database_and_over_another(server: Server, tmp_path: Path) -> None:
+    """With what the CronJob `backup` and the runbook give to PostgreSQL's programs."""
+    programs, dump = (postgres_programs() / "initdb").resolve().parent, tmp_path / "mlflow.dump"
+
+    def run(program: str, *arguments: str, of: str = "again") -> str:
+        where = ["--host=127.0.0.1", f"--port={server.database}", "--username=mlflow"]
+        command = [programs / program, *where, *arguments, of]
+        environment = os.environ | {"PGPASSWORD": PASSWORDS["database"]}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    def accounts(database: str) -> str:
+        return run("psql", "--tuples-only", "--command=select username from users order by 1", of=database)
+
+    run("pg_dump", "--format=custom", f"--file={dump}", of="postgres")
+    run("createdb")
+    for _ in range(2):
+        run("pg_restore", "--clean", "--if-exists", "--single-transaction", "--dbname=again", of=str(dump))
+        assert accounts("again") == accounts("postgres")
+        run("psql", "--command=update users set username = 'another ' || username")
+    assert "reader" in accounts("postgres")
 
 
 def test_a_password_that_is_another_by_now_is_told_as_such(act_as: As, monkeypatch: pytest.MonkeyPatch) -> None:
