@@ -1,6 +1,7 @@
 """Fixtures that more than one package's tests use."""
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -60,6 +61,14 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         )
 
     return run
+
+
+@pytest.fixture
+def drawn_seed() -> int:
+    """Another one at every run; pytest shows it where a test fails, and KGT_SEED=… repeats it."""
+    seed = int(os.environ.get("KGT_SEED") or secrets.randbelow(2**32))
+    print(f"KGT_SEED={seed}")
+    return seed
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Several Ray nodes on one machine: each role's work stays on its nodes, and a node that is lost changes no result."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -40,19 +41,31 @@ assert [row["role"] for row in cluster.each_row(lambda row: {"role": role()}, [{
 """
 
 LOST = """
-import pathlib, threading, time
+import pathlib, random, threading, time
+from ray._private.state import available_resources_per_node
 from pipelines import synthesize
 
-store, shards = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+store, seed = pathlib.Path(sys.argv[1]), sys.argv[2]
+rng, victim = random.Random(seed), of["pipelines"]
+
+def at_work():
+    "How many of the victim's two cores tasks hold, as Ray knows it."
+    return 2 - int(available_resources_per_node()[victim.node_id].get("CPU", 0))
 
 def lose():
+    shards = rng.randrange(10)
     while len(list(store.glob("deblur/pool/*.tar"))) < shards:
-        time.sleep(0.05)
-    nodes.remove_node(of["pipelines"], allow_graceful=False)
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 0.3))
+    while not (cores := at_work()):
+        time.sleep(0.02)
+    nodes.remove_node(victim, allow_graceful=False)
+    print(f"lost with {cores} cores at work, after {shards} shards", flush=True)
 
-threading.Thread(target=lose, daemon=True).start()
+if seed:
+    threading.Thread(target=lose, daemon=True).start()
 nodes.add_node(num_cpus=2, labels={cluster.ROLE: "pipelines"})
-status = synthesize.main(["task=deblur", "limit=8", "crop=128", "crops=24", "shards_min=8", f"store=file://{store}"])
+status = synthesize.main(["task=deblur", "limit=8", "crop=128", "crops=24", "shards_min=16", f"store=file://{store}"])
 ray.shutdown()
 nodes.shutdown()
 sys.exit(status)
@@ -77,13 +90,15 @@ ROLES = {"pipelines": "pipelines", "training": "training"}
 
 
 @pytest.mark.slow
-def test_a_lost_node_changes_no_byte(run_script: Script, tmp_path: Path) -> None:
-    """Lost at the start, in the middle, and not at all."""
-    made = {}
-    for shards in (1000, 0, 3):
-        store = tmp_path / str(shards)
-        done = run_script(NODES + LOST, str(store), str(shards))
+def test_a_lost_node_changes_no_byte(run_script: Script, tmp_path: Path, drawn_seed: int) -> None:
+    """Twice at a random moment, while there is work on it, and not at all."""
+    made = []
+    for turn, seed in enumerate(("", f"{drawn_seed}/1", f"{drawn_seed}/2")):
+        store = tmp_path / str(turn)
+        done = run_script(NODES + LOST, str(store), seed)
+        print(done.stdout)
         assert done.returncode == 0, done.stderr
-        made[shards] = {path.name: path.read_bytes() for path in store.glob("deblur/pool/*.tar")}
-    assert len(made[1000]) >= 8
-    assert made[0] == made[3] == made[1000]
+        assert bool(re.search(r"^lost with [12] cores at work", done.stdout, re.M)) == bool(seed)
+        made.append({path.name: path.read_bytes() for path in store.glob("deblur/pool/*.tar")})
+    assert len(made[0]) >= 16
+    assert made[0] == made[1] == made[2]
