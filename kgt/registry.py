@@ -1,6 +1,7 @@
 """`models:/` addresses: from MLflow's registry to a weights file. The one module of the library that knows MLflow."""
 
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -16,10 +17,18 @@ from kgt.tasks import nearest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+EXPERIMENT = "kgt"
+"""The one experiment that has the runs of all tasks."""
+
 WEIGHTS_ARTIFACT = "artifacts/weights.safetensors"
 """Where a registered KGT keeps its weights, below the model's root."""
 
 _ADDRESS = re.compile(r"models:/(?P<name>[^/@']+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+def model_name(task: str, into: str = "") -> str:
+    """The registered model of a task; or the one that its versions are promoted `into`."""
+    return f"kgt-{task}-{into}" if into else f"kgt-{task}"
 
 
 def is_address(model: str) -> bool:
@@ -59,6 +68,9 @@ def fetch(address: str) -> Path:
     try:
         return _download(location, tracking_uri())
     except (MlflowException, OSError) as error:
+        asked_over_http = hasattr(error, "response")
+        if asked_over_http and getattr(error.response, "status_code", None) != 404:
+            raise UserError(f"cannot download {address} from {tracking_uri()}: {_first_line(error)}") from error
         raise UserError(f"{address} is no KGT: there is no {WEIGHTS_ARTIFACT} in {location}") from error
 
 
@@ -73,11 +85,18 @@ def _asking(address: str) -> "Iterator[MlflowClient]":
         from mlflow.exceptions import MlflowException
     except ImportError as error:
         raise UserError(f"'{address}' needs MLflow: install it, or give a weights file") from error
+    from sqlalchemy.exc import SQLAlchemyError  # what MLflow itself uses
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it is told here, without its trace
     uri = tracking_uri()
     try:
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except MlflowException as error:
-        raise UserError(f"cannot look up {address} in {uri}: {str(error).splitlines()[0]}") from error
+    except (MlflowException, SQLAlchemyError, ImportError) as error:  # the last of a database whose driver is not there
+        raise UserError(f"cannot look up {address} in {uri}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _version(client: "MlflowClient", name: str, alias: str | None, number: str | None) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from kgt.imaging import write_image
 from kgt.model import KGT
+from kgt.registry import model_name
 from kgt.restore import NotFiniteError
 from kgt.weights import load_weights
 from pipelines.storage import open_store
@@ -51,11 +52,11 @@ def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
         }
         tags |= {f"val_{name}": f"{value:.4f}" for name, value in figures.items()}
         version = tracking.version_of(job.task, run) or tracking.register(job.task, run, weights, tags=tags, card=card)
-        provenance.pin(tags, f"{tracking.model_name(job.task)}-v{version}")
+        provenance.pin(tags, f"{model_name(job.task)}-v{version}")
         tracking.set_alias(job.task, "challenger", version)
         for path in sorted(folder.iterdir()):
             store.put(f"{job.task}/{path.name}", path)
-    result = {"model": tracking.model_name(job.task), "model_version": version, "mlflow_run": run, **figures}
+    result = {"model": model_name(job.task), "model_version": version, "mlflow_run": run, **figures}
     store.put(f"{job.task}/result.json", json.dumps(result, sort_keys=True).encode())
     return result
 

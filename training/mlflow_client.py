@@ -16,6 +16,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 from requests.exceptions import RequestException
+from sqlalchemy.exc import SQLAlchemyError
 
 from kgt.errors import UserError
 from kgt.home import tracking_uri
@@ -24,12 +25,12 @@ from kgt.home import tracking_uri
 for _logger in (
     "alembic.runtime.migration",
     "mlflow.models.model",
-    "mlflow.store.db.utils",
     "mlflow.store.model_registry.abstract_store",
     "mlflow.tracking.fluent",
 ):
     logging.getLogger(_logger).setLevel(logging.ERROR)
 logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors are raised, too, and told here
 
 _TROUBLE = (
     ErrorCode.INTERNAL_ERROR,
@@ -49,8 +50,9 @@ class PermissionDenied(TrackingError):
 
 
 def store_client() -> "_Client":
-    """That of the store that `kgt.home.tracking_uri` names."""
-    return _client_of(tracking_uri())
+    """That of the store that `kgt.home.tracking_uri` names. Raises TrackingError for a database that is gone."""
+    with in_one_line():
+        return _client_of(tracking_uri())
 
 
 @contextmanager
@@ -58,7 +60,9 @@ def in_one_line() -> Iterator[None]:
     """Raises TrackingError for a server that is gone, busy or refuses; other errors are about what was asked of it."""
     try:
         yield
-    except (MlflowException, RequestException) as error:
+    except ImportError as error:
+        raise TrackingError(f"MLflow at {tracking_uri()} needs what is not installed: {error}") from error
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
         refusal = getattr(error, "response", None)  # artifacts that a server passes on are refused by HTTP alone
         denied = getattr(error, "error_code", None) == ErrorCode.Name(ErrorCode.PERMISSION_DENIED)
         if denied or getattr(refusal, "status_code", None) == 403:

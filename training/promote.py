@@ -48,7 +48,6 @@ class Options(MeasureOptions):
     only_new: bool = field(default=False, metadata=about("only challengers about which nothing was decided yet"))
     into: str = field(default="", metadata=about("promote copies into kgt-<task>-<into>, as into=prod"))
     rollback: bool = field(default=False, metadata=about("make the champion before the present one champion again"))
-    unlock: bool = field(default=False, metadata=about("end the lock of a promotion that is no more, and do nothing"))
     store: str = field(
         default="", metadata=about("where locks lie: file:///folder or s3://bucket/folder [$KGT_HOME/shards]")
     )
@@ -75,10 +74,6 @@ def main(argv: Sequence[str]) -> int:
     options = parse(Options, argv, __doc__)
     names = expand_tasks(options.task)
     promoter = options.promoter()
-    if options.unlock:
-        for task in names:
-            print(promoter.unlock(task))
-        return 0
     if not options.rollback:
         image_sets.check_images(options.images, options.degraded, options.clean)
     reports = [promotion.report_path(task, options.into) for task in names]

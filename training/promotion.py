@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 from kgt.errors import UserError
 from kgt.home import home
+from kgt.registry import model_name
 from kgt.restore import NotFiniteError
 from pipelines.json_report import write_report
 from pipelines.storage import Store
-from training import fitness, lock, provenance, tracking
+from training import fitness, provenance, tracking
 from training.comparison import paired
 from training.evaluation import Row, evaluate_task, load_model
+from training.lock import Lock, held
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 VERDICT = "promotion.verdict"
@@ -113,32 +115,25 @@ class Promoter:
         """Make `previous` the champion again; what was, is marked, so that it is not promoted again."""
         return self._alone(task, self._roll_back)
 
-    def unlock(self, task: str) -> str:
-        """End a lock that was left behind; what was done, in words. Raises UserError if there is none."""
-        model = tracking.model_name(task, self.into)
-        holder = lock.end(self.store, model)
-        if holder is None:
-            raise UserError(f"{model} is not locked in {self.store.url}")
-        return f"{model}: the lock of {holder} is ended"
-
-    def _alone(self, task: str, decide: Callable[[str], Decision]) -> Decision:
+    def _alone(self, task: str, decide: Callable[[str, Lock], Decision]) -> Decision:
         try:
-            with lock.held(self.store, tracking.model_name(task, self.into)):
-                return decide(task)
+            with held(self.store, model_name(task, self.into)) as lock:
+                return decide(task, lock)
         except UserError as error:
             return Decision(task, "failed", str(error))
 
-    def _promote(self, task: str) -> Decision:
+    def _promote(self, task: str, lock: Lock) -> Decision:
         challenger = tracking.get_alias(task, CHALLENGER)
         if challenger is None:
             raise UserError(
-                f"no model is registered as {tracking.model_name(task)}@{CHALLENGER}: "
+                f"no model is registered as {model_name(task)}@{CHALLENGER}: "
                 f"train one with: python training/run.py task={task}"
             )
         version, champion = str(challenger.version), self._champion(task)
         decision = self._decide(task, version, dict(challenger.tags), champion)
+        lock.renew()
         if self._champion(task) != champion:
-            raise UserError(f"{CHAMPION} of {tracking.model_name(task, self.into)} was moved meanwhile: decide again")
+            raise UserError(f"{CHAMPION} of {model_name(task, self.into)} was moved meanwhile: decide again")
         report = report_path(task, self.into)
         write_report(report, decision.record())
         if not decision.checks and VERDICT in challenger.tags:
@@ -146,12 +141,12 @@ class Promoter:
         if challenger.run_id:
             _log(challenger.run_id, report)
         if decision.verdict == "promoted":
-            self._crown(task, version, dict(challenger.tags), champion, _tags(decision))
+            self._crown(task, version, dict(challenger.tags), champion, _tags(decision), lock)
         tracking.set_version_tags(task, version, _tags(decision))  # last: `undecided` goes by them
         return decision
 
     def _decide(self, task: str, version: str, tags: dict[str, str], champion: str | None) -> Decision:
-        address = f"models:/{tracking.model_name(task)}/{version}"
+        address = f"models:/{model_name(task)}/{version}"
         if self._source_version(task, champion) == version:
             rows = evaluate_task(task, model=address, **self.how(task))
             reason = f"version {version} is the champion already"
@@ -181,9 +176,9 @@ class Promoter:
     def _compare(self, task: str, version: str, champion: str | None, rows: list[Row], checks: list[Check]) -> Decision:
         rival: list[Row] | None = None
         if champion is not None:
-            address = f"models:/{tracking.model_name(task, self.into)}/{champion}"
+            address = f"models:/{model_name(task, self.into)}/{champion}"
             rival = evaluate_task(task, model=address, **self.how(task))
-            _check_same_images(tracking.model_name(task, self.into), version, rows, champion, rival)
+            _check_same_images(model_name(task, self.into), version, rows, champion, rival)
             checks = [*checks, *self._costs(task, version, address)]
         better = self._quality(rows, rival, f"champion version {champion}" if champion else "the degraded input")
         checks = [*better, *checks]
@@ -225,7 +220,7 @@ class Promoter:
     def _costs(self, task: str, version: str, champion: str) -> list[Check]:
         """Time and memory against the champion's."""
         how = self.how(task)
-        ours = load_model(f"models:/{tracking.model_name(task)}/{version}", task, how["device"])
+        ours = load_model(f"models:/{model_name(task)}/{version}", task, how["device"])
         theirs = load_model(champion, task, how["device"])
         ratios = {
             "latency": (fitness.latency_ratio(ours, theirs, task, how["k"]), self.thresholds.latency, "time"),
@@ -237,28 +232,35 @@ class Promoter:
         ]
 
     def _crown(
-        self, task: str, version: str, tags: dict[str, str], champion: str | None, evidence: dict[str, str]
+        self,
+        task: str,
+        version: str,
+        tags: dict[str, str],
+        champion: str | None,
+        evidence: dict[str, str],
+        lock: Lock,
     ) -> None:
         """Move the aliases, and see that the data of what users get stays."""
         if self.thresholds.lineage:
-            provenance.pin(tags, f"{tracking.model_name(task)}-v{version}")
+            provenance.pin(tags, f"{model_name(task)}-v{version}")
         new = version
         if self.into:
             new = tracking.copy_version(task, version, self.into)
             tracking.set_version_tags(task, new, evidence, self.into)
+        lock.renew()
         if champion is not None:
             tracking.set_alias(task, PREVIOUS, champion, self.into)
         tracking.set_alias(task, CHAMPION, new, self.into)
 
-    def _roll_back(self, task: str) -> Decision:
-        model = tracking.model_name(task, self.into)
+    def _roll_back(self, task: str, lock: Lock) -> Decision:
+        model = model_name(task, self.into)
         previous, champion = tracking.get_alias(task, PREVIOUS, self.into), self._champion(task)
-        if previous is None or champion is None:
-            raise UserError(f"{model} has no alias '{PREVIOUS}': there is no champion before the present one")
+        if previous is None or champion in (None, str(previous.version)):
+            raise UserError(f"{model} has no champion before the present one: '{PREVIOUS}' leads to no other version")
         now = datetime.now(UTC).isoformat(" ", "seconds")
+        lock.renew()
         tracking.set_version_tags(task, self._source_version(task, champion), {ROLLED_BACK: now})
         tracking.set_alias(task, CHAMPION, str(previous.version), self.into)
-        tracking.delete_alias(task, PREVIOUS, self.into)
         reason = f"version {previous.version} is champion again, version {champion} is not to be promoted again"
         decision = Decision(task, "rolled back", reason, str(previous.version), champion)
         write_report(report_path(task, self.into), decision.record())
@@ -273,7 +275,7 @@ class Promoter:
         """The version of `kgt-<task>` that a champion is, or is a copy of."""
         if version is None or not self.into:
             return version
-        return tracking.get_version(tracking.model_name(task, self.into), version).source.rpartition("/")[2]
+        return tracking.get_version(model_name(task, self.into), version).source.rpartition("/")[2]
 
 
 def _log(run: str, report: Path) -> None:

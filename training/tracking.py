@@ -4,7 +4,6 @@ One experiment, `kgt`. Without MLFLOW_TRACKING_URI everything is embedded: SQLit
 artifacts lie there with any other store, too, that is not a server.
 """
 
-import io
 import logging
 import math
 import re
@@ -13,7 +12,6 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +30,13 @@ from mlflow.types import Schema, TensorSpec
 
 from kgt.errors import UserError
 from kgt.home import home, tracking_uri
-from kgt.registry import WEIGHTS_ARTIFACT
+from kgt.registry import EXPERIMENT, WEIGHTS_ARTIFACT, model_name
 from training import origin
 from training.background import Background
 
 if TYPE_CHECKING:
     from training.evaluation import Row
 
-EXPERIMENT = "kgt"
 ROOT = Path(__file__).resolve().parents[1]
 
 _TAG_CHARACTERS = 4000
@@ -50,11 +47,6 @@ Timed = tuple[int, Mapping[str, float]]
 """A record with its `step` and metrics by name, and when it was made, in milliseconds since 1970."""
 
 logger = logging.getLogger("training")
-
-
-def model_name(task: str, into: str = "") -> str:
-    """The registered model of a task; or the one that its versions are promoted `into`."""
-    return f"kgt-{task}-{into}" if into else f"kgt-{task}"
 
 
 def open_tracking() -> str:
@@ -241,14 +233,9 @@ def register(task: str, run: str, weights: Path, *, tags: Mapping[str, str], car
             signature=ModelSignature(_input_schema(task) or images, images),
             input_example=_example(task),
         )
-    client = store_client()
-    try:
-        client.create_registered_model(model_name(task))
-    except MlflowException as error:
-        if error.error_code != ErrorCode.Name(ErrorCode.RESOURCE_ALREADY_EXISTS):
-            raise
+    _make_model(model_name(task))
     with our_uri():  # to resolve the model's own address it asks the global one
-        version = client.create_model_version(
+        version = store_client().create_model_version(
             model_name(task), info.model_uri, run_id=run, tags=dict(tags), description=card, model_id=info.model_id
         )
     return str(version.version)
@@ -263,11 +250,6 @@ def version_of(task: str, run: str) -> str | None:
 def set_alias(task: str, alias: str, version: str, into: str = "") -> None:
     """Point the alias at the version."""
     store_client().set_registered_model_alias(model_name(task, into), alias, version)
-
-
-def delete_alias(task: str, alias: str, into: str = "") -> None:
-    """Take the alias away; nothing happens if there is none."""
-    store_client().delete_registered_model_alias(model_name(task, into), alias)
 
 
 def get_alias(task: str, alias: str, into: str = "") -> ModelVersion | None:
@@ -288,18 +270,32 @@ def get_version(name: str, version: str) -> ModelVersion:
 def copy_version(task: str, version: str, into: str) -> str:
     """The number that the version has in the model it is promoted into; it is copied unless it was before."""
     client, target, source = store_client(), model_name(task, into), f"models:/{model_name(task)}/{version}"
-    found = client.search_model_versions(f"name='{target}'")
-    for copied in found:
+    _make_model(target)
+    for copied in client.search_model_versions(f"name='{target}'"):
         if copied.source == source:
             return str(copied.version)
-    with redirect_stderr(io.StringIO()):  # MLflow says at length what it does
-        return str(client.copy_model_version(source, target).version)
+    original = get_version(model_name(task), version)
+    copy = client.create_model_version(
+        target, source, original.run_id, original.tags, description=original.description, model_id=original.model_id
+    )
+    return str(copy.version)
 
 
 def set_version_tags(task: str, version: str, tags: Mapping[str, str], into: str = "") -> None:
     """Tags of a registered version."""
     for name, value in tags.items():
         store_client().set_model_version_tag(model_name(task, into), version, name, value[:_TAG_CHARACTERS])
+
+
+def _make_model(name: str) -> None:
+    """Make the registered model if it is not there. A team's server lets its admin alone (infra/mlflow_account.py)."""
+    if store_client().search_registered_models(f"name='{name}'"):
+        return
+    try:
+        store_client().create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(ErrorCode.RESOURCE_ALREADY_EXISTS):
+            raise
 
 
 def _exists(run: str) -> bool:

@@ -1,4 +1,7 @@
+import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -80,6 +83,49 @@ def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch)
     ) as caught:
         fetch("models:/kgt-denoise@champion")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_a_server_that_answers_otherwise_is_one_line(
+    status: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """As MLflow does whose database is gone, and what else may listen at an address."""
+    page = b"<html>\n<title>Something</title>\n</html>\n"
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(UserError, match=f"cannot look up models:/kgt-denoise@champion .*{status}") as caught:
+            fetch("models:/kgt-denoise@champion")
+        server.shutdown()
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("driver", ["postgresql+psycopg", "postgresql+pg8000"])
+def test_a_database_that_is_not_there_is_one_line(
+    driver: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """Nor, in the second case, what speaks to it."""
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{driver}://mlflow@127.0.0.1:9/mlflow")
+    with pytest.raises(
+        UserError, match=rf"cannot look up models:/kgt-denoise@champion in {re.escape(driver)}"
+    ) as caught:
+        fetch("models:/kgt-denoise@champion")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.fixture

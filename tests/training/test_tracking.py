@@ -129,6 +129,16 @@ def test_a_server_that_refuses_is_one_line_at_once(monkeypatch: pytest.MonkeyPat
         tracking.open_tracking()
 
 
+def test_a_database_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
+    for driver, words in (("psycopg", "fails: "), ("pg8000", "needs what is not installed: ")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql+{driver}://mlflow@127.0.0.1:9/mlflow")
+        with pytest.raises(UserError, match=words) as caught:
+            tracking.open_tracking()
+        assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_server_that_refuses_or_died_is_one_line_for_every_call(server: Server, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("x")
     save_weights(KGT(preset("kgt-tiny", "jpeg")), tmp_path / "weights.safetensors", metadata={"task": "jpeg"})
