@@ -20,6 +20,11 @@ TEMPLATES = ("storage", "roles", "nodes")
 
 Template = dict[str, Any]
 
+PRIVATE = dict.fromkeys(("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"), True)
+"""All four: each closes another way to make a bucket public."""
+
+ANYBODY = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}
+
 
 def read(root: Path, name: str) -> Template:
     template, _ = decode.decode(str(root / "infra" / "aws" / f"{name}.yaml"))
@@ -33,7 +38,7 @@ def troubles(template: Template) -> list[str]:
         properties = resource["Properties"]
         kind = resource["Type"]
         if kind == "AWS::S3::Bucket":
-            if set(properties.get("PublicAccessBlockConfiguration", {}).values()) != {True}:
+            if properties.get("PublicAccessBlockConfiguration") != PRIVATE or "AccessControl" in properties:
                 found.append(f"{name} may be made public")
             if properties.get("VersioningConfiguration") != {"Status": "Enabled"}:
                 found.append(f"{name} forgets what is overwritten")
@@ -58,8 +63,32 @@ def troubles(template: Template) -> list[str]:
                     found.append(f"{name} allows {actions}")
                 if statement["Resource"] == "*" and not _has_no_resource(actions):
                     found.append(f"{name} allows {actions} everywhere")
+        if kind in ("AWS::S3::BucketPolicy", "AWS::IAM::Role", "AWS::ECR::Repository"):
+            found += [f"{name} lets everyone {action}" for action in _allowed_to_everyone(properties)]
         found += [f"{name} holds a secret" for key in ("Password", "SecretAccessKey") if key in json.dumps(properties)]
     return found
+
+
+def _allowed_to_everyone(properties: Template) -> list[str]:
+    """What a resource's policy allows to all the world; conditions do not count, as they can be weak."""
+    documents = ("PolicyDocument", "AssumeRolePolicyDocument", "RepositoryPolicyText")
+    statements = [statement for name in documents for statement in _listed(properties.get(name, {}).get("Statement"))]
+    return [
+        action
+        for statement in statements
+        if statement["Effect"] == "Allow" and _is_everyone(statement.get("Principal", "*"))
+        for action in _listed(statement.get("Action", "all but NotAction"))
+    ]
+
+
+def _is_everyone(principal: Any) -> bool:
+    named = principal.values() if isinstance(principal, dict) else [principal]
+    return any("*" in _listed(value) for value in named)
+
+
+def _listed(value: Any) -> list[Any]:
+    """A policy's lists of one may stand without their brackets."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _has_no_resource(actions: str | list[str]) -> bool:
@@ -84,6 +113,34 @@ def test_cfn_lint_refuses_a_misspelt_key(root: Path) -> None:
     ("name", "place", "value", "trouble"),
     [
         ("storage", ("Shards", "Properties", "PublicAccessBlockConfiguration"), {}, "Shards may be made public"),
+        *[
+            ("storage", ("Runs", "Properties", "PublicAccessBlockConfiguration"), flags, "Runs may be made public")
+            for flag in PRIVATE
+            for flags in (PRIVATE | {flag: False}, {other: True for other in PRIVATE if other != flag})
+        ],
+        ("storage", ("Runs", "Properties", "AccessControl"), "PublicRead", "Runs may be made public"),
+        *[
+            (
+                "storage",
+                ("ArtifactsPolicy", "Properties", "PolicyDocument", "Statement", 0),
+                ANYBODY | {"Principal": principal} | more,
+                "ArtifactsPolicy lets everyone s3:GetObject",
+            )
+            for principal in ("*", {"AWS": "*"}, {"AWS": ["arn:aws:iam::123456789012:root", "*"]})
+            for more in ({}, {"Condition": {"Bool": {"aws:SecureTransport": "true"}}})
+        ],
+        (
+            "roles",
+            ("Training", "Properties", "AssumeRolePolicyDocument", "Statement", 0, "Principal"),
+            {"AWS": "*"},
+            "Training lets everyone sts:AssumeRole",
+        ),
+        (
+            "nodes",
+            ("Registry", "Properties", "RepositoryPolicyText"),
+            {"Statement": {"Effect": "Allow", "Action": "ecr:BatchGetImage", "Principal": "*"}},
+            "Registry lets everyone ecr:BatchGetImage",
+        ),
         ("storage", ("Runs", "Properties", "VersioningConfiguration"), {}, "Runs forgets what is overwritten"),
         ("storage", ("Artifacts", "DeletionPolicy"), "Delete", "Artifacts is lost with its stack"),
         (
@@ -107,7 +164,7 @@ def test_cfn_lint_refuses_a_misspelt_key(root: Path) -> None:
         ),
     ],
 )
-def test_the_rules_notice(name: str, place: tuple[str, ...], value: Any, trouble: str, root: Path) -> None:
+def test_the_rules_notice(name: str, place: tuple[str | int, ...], value: Any, trouble: str, root: Path) -> None:
     template = copy.deepcopy(read(root, name))
     spot = template["Resources"]
     for key in place[:-1]:
@@ -184,6 +241,38 @@ for forbidden in (
 """
 
 
+PROMOTING = """
+import sys
+from kgt.errors import UserError
+from pipelines.sources import list_sources
+from pipelines.storage import check_writable, open_store
+from training.lock import held
+clean, shards, runs = sys.argv[1:]
+(photograph, *_) = list_sources(clean, licence="")
+assert photograph.read()
+store = open_store(shards)
+for _ in range(2):
+    with held(store, "kgt-denoise") as lock:
+        lock.renew()
+assert store.get("denoise/versions/v000001.json")
+pin = "denoise/pins/v000001/kgt-denoise-v1.json"
+store.put(pin, b"x")
+store.delete(pin)
+for forbidden in (
+    lambda: store.put("denoise/CURRENT", b"x"),
+    lambda: store.put("denoise/pool/train-0.tar", b"x"),
+    lambda: store.delete("locks/kgt-denoise.json"),
+    lambda: store.delete("denoise/versions/v000001.json"),
+    lambda: open_store(clean).put("new.png", b"x"),
+    lambda: list(open_store(runs).list("")),
+):
+    try:
+        forbidden()
+    except UserError as error:
+        print(error)
+"""
+
+
 def run_as(role: str, root: Path, account: Account, *command: str) -> str:
     """The output of a Python command with the keys of a role, in the account that allows what its policies allow."""
     environment = os.environ | keys_of(role) | {"PYTHONPATH": str(root)}
@@ -198,9 +287,9 @@ def run_as(role: str, root: Path, account: Account, *command: str) -> str:
 
 def test_roles_allow_what_the_code_does_and_no_more(root: Path, account: Account, stacks: dict[str, str]) -> None:
     places = [f"s3://{CLEAN_IMAGES}/photographs", f"s3://{stacks['Shards']}/shards", f"s3://{stacks['Runs']}/first"]
-    for role, script in (("pipelines", MAKING), ("training", TRAINING)):
+    for role, script, denied in (("pipelines", MAKING, 3), ("training", TRAINING, 3), ("promoter", PROMOTING, 6)):
         said = run_as(role, root, account, "-c", script, *places)
-        assert said.count("AccessDenied") == 3, said
+        assert said.count("AccessDenied") == denied, said
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cfnlint.decode
 import jsonschema
 import kubernetes_validate
 import mlflow.cli
@@ -341,6 +342,25 @@ def test_mlflow_is_started_as_everywhere(tmp_path: Path) -> None:
     assert "a-secret" not in started.stdout
     assert settings["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     assert "mlflow:5000" in options["allowed_hosts"].split(",")
+
+
+def test_pods_that_reach_buckets_have_a_role_of_their_own() -> None:
+    """On EKS: that of `infra/aws/roles.yaml` for their service account."""
+    template, _ = cfnlint.decode.decode(str(ROOT / "infra" / "aws" / "roles.yaml"))
+    roles = {
+        resource["Properties"]["ServiceAccount"]
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::EKS::PodIdentityAssociation"
+    }
+    accounts = {
+        pod["spec"]["serviceAccountName"]
+        for manifest in MANIFESTS
+        for pod in pods(manifest)
+        if pod["metadata"]["labels"].get("reaches") == "buckets"
+    }
+    assert accounts == roles == {"mlflow", "pipelines", "promoter", "ray-head", "training"}
+    poll = next(pods(called("CronJob", "promote")))
+    assert poll["spec"]["serviceAccountName"] == "promoter"
 
 
 def test_ray_is_the_ray_that_is_installed() -> None:
