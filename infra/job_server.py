@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 # Ray reads it once, while it is imported. Without it, no token is sent.
@@ -49,20 +50,36 @@ class JobServer:
             self._client = JobSubmissionClient(address)
         except AuthenticationError as error:
             raise self._wrong_token() from error
-        except (ConnectionError, requests.RequestException) as error:
+        except (RuntimeError, ConnectionError, requests.RequestException) as error:  # the first: another server's 404
             raise UserError(f"no Ray answers at {address}: is the cluster up, and the port forwarded?") from error
 
     def submit(
         self, job: str, name: str, entrypoint: str, package: bytes | None, environment: Mapping[str, str]
-    ) -> bool:
-        """Start a job of that id; False where it is there already, from an earlier try.
+    ) -> tuple[str, bool]:
+        """Start a job of that id; its id, and False where it is there already, from an earlier try.
 
-        package: a zip of the job's working folder, None for the image's own. environment: variables of the job; they
-        can be read by everyone who sees the cluster's dashboard. Raises UserError if another job of the same name is at
-        work.
+        One that gave way to another, as two were submitted at once, was not done: it is started again, and as Ray takes
+        no id twice, its id ends in `~2`, `~3`, … package: a zip of the job's working folder, None for the image's own.
+        environment: variables of the job; they can be read by everyone who sees the cluster's dashboard. Raises
+        UserError if another job of the same name is at work.
         """
-        if self._find(job):
-            return False
+        try:
+            return self._submit(job, name, entrypoint, package, environment)
+        except AuthenticationError as error:
+            raise self._wrong_token() from error
+        except (RuntimeError, requests.RequestException) as error:
+            raise UserError(
+                f"the Ray at {self.address} does not answer as it should: {str(error).splitlines()[0]}"
+            ) from error
+
+    def _submit(
+        self, job: str, name: str, entrypoint: str, package: bytes | None, environment: Mapping[str, str]
+    ) -> tuple[str, bool]:
+        alike = self._alike(name)
+        tries = itertools.chain([job], (f"{job}~{number}" for number in itertools.count(2)))
+        job = next(tried for tried in tries if tried not in alike or not _gave_way(alike[tried], alike.values()))
+        if job in alike:
+            return job, False
         self._see_that_it_is_alone(job, name)
         with tempfile.TemporaryDirectory() as folder:
             runtime_env: dict[str, object] = {"env_vars": dict(environment)}
@@ -76,9 +93,9 @@ class JobServer:
         try:
             self._see_that_it_is_alone(job, name)  # two may have seen nothing of each other: the later one gives way
         except UserError:
-            self._client.stop_job(job)
+            self._stop(job)
             raise
-        return started
+        return job, started
 
     def follow(self, job: str) -> JobDetails:
         """Print the job's log, every line once, until the job has ended; how it ended.
@@ -129,6 +146,13 @@ class JobServer:
                     ) from error
             time.sleep(_PAUSE)
 
+    def _stop(self, job: str) -> None:
+        """Stop the job and see it end: before that, its tick is not free."""
+        self._client.stop_job(job)
+        deadline = time.monotonic() + PATIENCE
+        while (found := self._find(job)) and not found.status.is_terminal() and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+
     def _find(self, job: str) -> JobDetails | None:
         try:
             return self._client.get_job_info(job)
@@ -141,15 +165,18 @@ class JobServer:
 
     def _see_that_it_is_alone(self, job: str, name: str) -> None:
         """Raises UserError if there is another job of the name that has not ended and, if ours is there, is older."""
-        alike = [found for found in self._client.list_jobs() if (found.metadata or {}).get("name") == name]
-        age = {found.submission_id: (found.start_time or 0, found.submission_id) for found in alike}
-        for found in alike:
-            older = job not in age or age[found.submission_id] < age[job]
-            if found.submission_id != job and older and not found.status.is_terminal():
+        alike = self._alike(name)
+        for other, found in alike.items():
+            older = job not in alike or _age(found) < _age(alike[job])
+            if other != job and older and not found.status.is_terminal():
                 raise UserError(
-                    f"{name} is still at work as {found.submission_id}: wait for it, "
-                    f"or end it with: ray job stop {found.submission_id}"
+                    f"{name} is still at work as {other}: wait for it, or end it with: ray job stop {other}"
                 )
+
+    def _alike(self, name: str) -> dict[str, JobDetails]:
+        """The jobs of that name by their ids."""
+        found = [job for job in self._client.list_jobs() if (job.metadata or {}).get("name") == name]
+        return {job.submission_id: job for job in found}
 
     async def _print_log(self, job: str, shown: int) -> int:
         """Print what the log holds after its first `shown` characters, and what comes until the connection ends.
@@ -178,6 +205,19 @@ class JobServer:
             f"the Ray at {self.address} does not take this token: set RAY_AUTH_TOKEN_PATH, or RAY_AUTH_TOKEN, "
             "to that of the cluster, or put it into ~/.ray/auth_token"
         )
+
+
+def _age(job: JobDetails) -> tuple[int, str]:
+    """The smaller, the older."""
+    return job.start_time or 0, job.submission_id
+
+
+def _gave_way(job: JobDetails, alike: Iterable[JobDetails]) -> bool:
+    """Whether it was stopped as an older one of its name was at work: nothing else starts a second one."""
+    return job.status == JobStatus.STOPPED and any(
+        _age(other) < _age(job) and (not other.status.is_terminal() or (other.end_time or 0) > (job.start_time or 0))
+        for other in alike
+    )
 
 
 def exit_code(ended: JobDetails) -> int:

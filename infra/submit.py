@@ -5,9 +5,10 @@
     python infra/submit.py shards upload=false -- python /opt/kgt/pipelines/regenerate.py task=all
 
 A job's id is its name and its tick. The same command, given again, follows the job that is there; while a job of the
-name is at work, none of another tick is started. The cluster is RAY_ADDRESS, its token RAY_AUTH_TOKEN_PATH or
-RAY_AUTH_TOKEN, else that in ~/.ray/auth_token. Ctrl-C leaves the job at work. Exit code: that of the command, 143 where
-the job was stopped; 2 for a mistake, or where the job was not submitted.
+name is at work, none of another tick is started; of two that are submitted at once, the later one is stopped, and its
+tick is free again. The cluster is RAY_ADDRESS, its token RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN, else that in
+~/.ray/auth_token. Ctrl-C leaves the job at work. Exit code: that of the command, 143 where the job was stopped; 2 for a
+mistake, or where the job was not submitted.
 """
 
 import os
@@ -57,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
     from infra.job_server import JobServer, exit_code
 
     server = JobServer(options.address)
-    if server.submit(job, name, shlex.join(command), package, environment):
+    job, started = server.submit(job, name, shlex.join(command), package, environment)
+    if started:
         _say(f"{job} is submitted" + (f" with {len(package) / 1000**2:.1f} MB of sources" if package else ""))
     else:
         _say(f"{job} was submitted before: this is its log (another tick= starts another job)")

@@ -18,6 +18,16 @@ from tests.infra.test_cluster_job import BIN, cluster
 
 TOKEN = secrets.token_hex(32)
 
+RACING = """
+import sys
+from infra.job_server import JobServer
+server = JobServer(sys.argv[1])
+see = server._see_that_it_is_alone
+seen = iter([lambda *_: None, see])  # the first time, the other job was not to be seen yet
+server._see_that_it_is_alone = lambda *of: next(seen)(*of)
+server.submit("race-2", "race", "echo second; sleep 600", None, {})
+"""
+
 Submitting = Callable[..., subprocess.Popen[str]]
 
 
@@ -150,6 +160,26 @@ def test_no_two_ticks_of_a_name_are_at_work_and_a_stopped_job_is_no_success(
     assert "stopped" in err
 
 
+def test_of_two_that_are_submitted_at_once_the_later_gives_way_and_its_tick_is_free_again(
+    submitting: Submitting, address: str, root: Path
+) -> None:
+    first = submitting("race", "tick=1", "upload=false", "--", "sh", "-c", "echo begun; sleep 600")
+    while first.stdout.readline() != "begun\n":
+        assert first.poll() is None
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    racing = [sys.executable, "-c", RACING, address]
+    raced = subprocess.run(racing, cwd=root, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert "UserError: race is still at work as race-1" in raced.stderr
+    stop = [BIN / "ray", "job", "stop", f"--address={address}", "race-1"]
+    subprocess.run(stop, env=environment, check=True, capture_output=True, timeout=120)
+    assert ended(first)[0] == 143
+    for words in ("race-2~2 is submitted", "race-2~2 was submitted before"):
+        code, out, err = ended(submitting("race", "tick=2", "upload=false", "--", "echo", "second"))
+        assert (code, out) == (0, "second\n"), err
+        assert words in err
+    assert ended(submitting("race", "tick=1", "upload=false", "--", "echo", "first"))[0] == 143  # someone stopped it
+
+
 def test_every_line_comes_once_over_connections_that_break(submitting: Submitting, address: str) -> None:
     relay = Relay(address)
     counting = "for i in $(seq 20); do echo line $i; sleep 0.2; done"
@@ -192,21 +222,39 @@ def test_another_token_and_none_are_refused_in_a_line(submitting: Submitting, ad
         assert len(err.splitlines()) == 1
 
 
-def test_a_cluster_that_asks_for_no_token_is_given_no_job(capsys: pytest.CaptureFixture) -> None:
-    class Open(BaseHTTPRequestHandler):
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([200], "runs what anyone sends to it: start it anew with RAY_AUTH_MODE=token"),
+        ([404], "no Ray answers at"),
+        ([401, 404], "no Ray answers at"),
+        ([401, 500], "no Ray answers at"),
+        ([401, 401], "does not take this token"),
+    ],
+)
+def test_what_is_no_cluster_with_a_token_is_given_no_job(
+    answers: list[int], words: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something that answers each request with the next of these, and any more with the last."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    left = list(answers)
+
+    class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(left.pop(0) if left[1:] else left[0])
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Open) as server:
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         assert submit.main(["a", f"address={address}", "upload=false", "--", "true"]) == 2
         server.shutdown()
-    assert "runs what anyone sends to it: start it anew with RAY_AUTH_MODE=token" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
 
 
 @pytest.mark.parametrize(
