@@ -13,10 +13,12 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import boto3
 import numpy as np
 import pytest
+import requests
 import torch
 from skimage import data
 
@@ -25,11 +27,13 @@ from kgt.config import KGTConfig
 from kgt.errors import UserError
 from kgt.imaging import write_image
 from kgt.model import KGT
-from kgt.registry import fetch
+from kgt.registry import fetch, model_name
+from kgt.tasks import TASKS
 from kgt.weights import save_weights
 from tests.infra.account import Account
 from tests.infra.test_cluster_job import BIN, free_port, wait_for
 from training import promote, tracking
+from training.mlflow_client import store_client
 
 pytestmark = pytest.mark.slow  # minutes, most of them of the server's own start
 
@@ -148,8 +152,9 @@ def server(aws_server: Account, root: Path) -> Iterator[Server]:
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
-            for account, role in (("training", "train"), ("promoter", "promote"), ("reader", "read")):
-                make_account(root, server, account, role)
+            make_account(root, server, "reader", "role=read")
+            make_account(root, server, "training", "role=train")
+            make_account(root, server, "promoter", "role=promote", "into=[prod]")
             yield server
         finally:
             process.terminate()
@@ -163,14 +168,31 @@ def answers(server: Server) -> bool:
         return False
 
 
-def make_account(root: Path, server: Server, name: str, role: str) -> None:
-    subprocess.run(
-        [sys.executable, root / "infra" / "mlflow_account.py", name, f"role={role}"],
+def make_account(root: Path, server: Server, name: str, *settings: str, code: int = 0) -> str:
+    """What the command says."""
+    done = subprocess.run(
+        [sys.executable, root / "infra" / "mlflow_account.py", name, *settings],
         input=PASSWORDS[name],
         env=os.environ | log_in(server, "admin"),
+        capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def ask(server: Server, method: str, what: str, **body: object) -> dict[str, Any]:
+    """What the server answers to its admin."""
+    place = {"params" if method == "GET" else "json": body}
+    answer = requests.request(method, f"{server.url}/api/{what}", auth=("admin", PASSWORDS["admin"]), **place)
+    assert answer.ok, answer.text
+    return answer.json()
+
+
+def permissions(server: Server, account: str) -> set[tuple[str, str, str]]:
+    found = ask(server, "GET", mlflow_account.PERMISSIONS, username=account)["permissions"]
+    return {(grant["resource_type"], grant["resource_pattern"], grant["permission"]) for grant in found}
 
 
 def log_in(server: Server, account: str) -> dict[str, str]:
@@ -211,8 +233,8 @@ def register(folder: Path, shift: float) -> str:
     return version
 
 
-def champion() -> str | None:
-    found = tracking.get_alias("denoise", "champion")
+def champion(into: str = "") -> str | None:
+    found = tracking.get_alias("denoise", "champion", into)
     return str(found.version) if found else None
 
 
@@ -255,6 +277,49 @@ def test_a_model_s_way_from_training_to_champion(
     assert promote.main(poll) == 0
     assert capsys.readouterr().out == ""  # decided about already
 
+    poll.remove("only_new=true")
+    assert promote.main([*poll[1:], "task=denoise", "into=prod"]) == 0
+    assert champion("prod") == "1"
+    act_as("training")
+    second = register(tmp_path, 0.01)
+    with pytest.raises(UserError, match="does not allow training"):
+        tracking.set_alias("denoise", "champion", "1", "prod")
+    act_as("promoter")
+    tracking.set_alias("denoise", "previous", first)
+    tracking.set_alias("denoise", "champion", second)
+    assert promote.main(["task=denoise", "rollback=true"]) == 0
+    assert champion() == first
+
+
+def test_nobody_but_the_admin_makes_experiments_and_models(act_as: As, server: Server) -> None:
+    """MLflow gives whoever makes one all rights over it: who came before training would own what users get."""
+    for account in ("reader", "training", "promoter"):
+        before = permissions(server, account)
+        act_as(account)
+        for forbidden in (
+            lambda: store_client().create_registered_model("kgt-denoise-early"),
+            lambda: store_client().create_registered_model("prompt", tags={"mlflow.prompt.is_prompt": "true"}),
+            lambda: store_client().create_experiment("mine"),
+        ):
+            with pytest.raises(UserError, match=f"does not allow {account}"):
+                forbidden()
+        assert permissions(server, account) == before
+    assert permissions(server, "reader") == set()
+
+
+def test_models_are_there_before_anything_is_registered_and_not_a_reader_s(act_as: As) -> None:
+    act_as("reader")
+    there = {model.name for model in store_client().search_registered_models()}
+    assert there == {model_name(task, into) for task in TASKS for into in ("", "prod")}
+    for forbidden in (
+        lambda: store_client().set_registered_model_tag("kgt-sr", "mine", "yes"),
+        lambda: store_client().rename_registered_model("kgt-sr", "kgt-mine"),
+        lambda: store_client().delete_registered_model("kgt-sr"),
+        lambda: store_client().create_model_version("kgt-sr", "s3://artifacts/mine"),
+    ):
+        with pytest.raises(UserError, match="does not allow reader"):
+            forbidden()
+
 
 def test_nobody_is_let_in_without_an_account_or_by_another_name(server: Server) -> None:
     models = "/api/2.0/mlflow/registered-models/search"
@@ -268,28 +333,54 @@ def test_nobody_is_let_in_without_an_account_or_by_another_name(server: Server) 
 def test_an_account_is_renewed_and_loses_what_its_role_has_not(
     act_as: As, server: Server, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also what it owned, as MLflow lets those own a model who made it, and what every model's editors had."""
     monkeypatch.setitem(PASSWORDS, "other", secrets.token_hex(16))
-    make_account(root, server, "other", "train")
+    make_account(root, server, "other", "role=train")
     act_as("other")
     tracking.start_run("mine")
+    for model, permission in (("kgt-sr", "MANAGE"), ("*", "EDIT")):
+        held = {"resource_type": "registered_model", "resource_id": model}
+        if model != "*":
+            ask(server, "POST", mlflow_account.REVOKE, username="other", **held)
+        ask(server, "POST", mlflow_account.GRANT, username="other", permission=permission, **held)
     monkeypatch.setitem(PASSWORDS, "other", secrets.token_hex(16))
-    make_account(root, server, "other", "read")
+    make_account(root, server, "other", "role=read")
+    assert permissions(server, "other") == set()
     act_as("other")
-    with pytest.raises(UserError, match="does not allow other"):
-        tracking.start_run("no more")
+    for forbidden in (
+        lambda: tracking.start_run("no more"),
+        lambda: store_client().set_registered_model_tag("kgt-sr", "mine", "still"),
+    ):
+        with pytest.raises(UserError, match="does not allow other"):
+            forbidden()
+
+
+def test_what_an_account_has_by_a_role_of_mlflow_is_told(
+    server: Server, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PASSWORDS, "friend", secrets.token_hex(16))
+    make_account(root, server, "friend", "role=read")
+    role = ask(server, "POST", "3.0/mlflow/roles/create", name="editors", workspace="default")["role"]["id"]
+    grant = {"resource_type": "registered_model", "resource_pattern": "*", "permission": "EDIT"}
+    ask(server, "POST", "3.0/mlflow/roles/permissions/add", role_id=role, **grant)
+    ask(server, "POST", "3.0/mlflow/roles/assign", username="friend", role_id=role)
+    said = make_account(root, server, "friend", "role=read", code=2)
+    assert "friend still has EDIT of registered_model * by MLflow's role editors" in said
 
 
 def test_an_admin_renews_its_own_password(root: Path, server: Server) -> None:
     """And takes the old one back, with which all other tests go on."""
     first, second = PASSWORDS["admin"], secrets.token_hex(16)
     for before, after in ((first, second), (second, first)):
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, root / "infra" / "mlflow_account.py", "admin", "role=read"],
             input=after,
             env=os.environ | log_in(server, "admin") | {"MLFLOW_TRACKING_PASSWORD": before},
+            capture_output=True,
             text=True,
             check=True,
         )
+        assert done.stdout == "admin has a new password, and may all, as an admin of the server\n"
     assert server.status("/api/2.0/mlflow/users/get?username=admin", "admin") == 200
 
 
@@ -333,6 +424,21 @@ def test_only_an_admin_makes_accounts(
     said = capsys.readouterr().err
     assert "does not allow it: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an admin's" in said
     assert "a long enough password" not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["role=promote", "into=[kgt/prod]"], "into=kgt/prod: write letters, digits and dashes"),
+        (["role=train", "into=[prod]"], "into=prod: role=train promotes nothing"),
+        (["role=all"], "role=all"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(settings: list[str], words: str, capsys: pytest.CaptureFixture) -> None:
+    assert mlflow_account.main(["someone", *settings]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
 
 
 @pytest.mark.parametrize(
