@@ -10,8 +10,10 @@ from pathlib import Path
 
 import boto3
 import pytest
+import requests
 
 from tests.infra.account import Account
+from tests.infra.test_cluster_job import BIN, cluster
 
 SECRETS = {
     name: f"planted{secrets.token_hex(16)}"
@@ -33,14 +35,20 @@ def ray_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def planted_environment(folder: Path) -> dict[str, str]:
+    """What is in an environment beside its secrets: whose the account is, and where everything is left."""
+    webhook = f"http://127.0.0.1:9/services/{IN_WEBHOOK}"
+    return {**SECRETS, "MLFLOW_TRACKING_USERNAME": "somebody", "KGT_WEBHOOK": webhook, "KGT_HOME": str(folder / "home")}
+
+
 @pytest.fixture
 def command(root: Path, account: Account, tmp_path: Path, ray_folder: Path) -> Command:
     """Runs a script of the project with all secrets in its environment; what it says and leaves is below `tmp_path`."""
 
     def run(script: str, *settings: str, **more: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | SECRETS | {"MLFLOW_TRACKING_USERNAME": "somebody", "RAY_TMPDIR": str(ray_folder)}
-        environment |= {"KGT_WEBHOOK": f"http://127.0.0.1:9/services/{IN_WEBHOOK}"}
-        environment |= {"KGT_HOME": str(tmp_path / "home"), "AWS_MAX_ATTEMPTS": "1"} | more
+        environment = (
+            os.environ | planted_environment(tmp_path) | {"RAY_TMPDIR": str(ray_folder), "AWS_MAX_ATTEMPTS": "1"} | more
+        )
         done = subprocess.run(
             [sys.executable, root / script, *settings],
             cwd=tmp_path,
@@ -69,24 +77,50 @@ def holders(place: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_shards_and_a_model_are_made_and_no_secret_is_left(command: Command, ray_folder: Path, tmp_path: Path) -> None:
+def test_submitted_jobs_leave_no_secret(command: Command, ray_folder: Path, tmp_path: Path) -> None:
+    """Shards, a model, an alarm and a mistake, on a cluster whose nodes have all of them in their environment."""
     s3 = boto3.client("s3")
     s3.create_bucket(Bucket="shards", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
     store = "store=s3://shards/first"
     made = command("pipelines/synthesize.py", "task=denoise", "limit=4", "crop=64", "crops=2", "shards_min=1", store)
     assert made.returncode == 0, made.stderr
+
     small = ("model=kgt-tiny", "steps=1", "batch_size=2", "patch=32", "workers=1", "validation_pairs=1")
-    trained = command("training/run.py", "task=denoise", store, "out=s3://shards/runs/a", *small)
-    assert trained.returncode == 0, trained.stderr
+    train = ("python", "training/run.py", "task=denoise")
     spoilt = (*small, "steps=5", "lr=1e30", "warmup=0")
-    alarming = command("training/run.py", "task=denoise", store, "out=s3://shards/runs/b", *spoilt)
-    assert "ALARM denoise: NaN streak" in alarming.stderr
-    assert "the alarm was not posted to $KGT_WEBHOOK: URLError" in alarming.stderr
+    nodes = (
+        os.environ
+        | planted_environment(tmp_path)
+        | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "RAY_AUTH_MODE": "token"}
+    )
+    with cluster(nodes, f"--temp-dir={ray_folder}") as address:
+
+        def submit(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+            return command(
+                "infra/submit.py", name, "env=[MLFLOW_TRACKING_USERNAME]", f"address={address}", "--", *words
+            )
+
+        trained = submit("train", *train, store, "out=s3://shards/runs/a", *small)
+        assert trained.returncode == 0, trained.stdout + trained.stderr
+        alarming = submit("alarm", *train, store, "out=s3://shards/runs/b", *spoilt)
+        assert "ALARM denoise: NaN streak" in alarming.stdout
+        assert "the alarm was not posted to $KGT_WEBHOOK: URLError" in alarming.stdout
+        mistaken = submit("mistake", *train, "store=s3://nowhere/x", "out=s3://shards/runs/c", *small)
+        assert mistaken.returncode == 2
+        assert "there is no bucket 'nowhere'" in mistaken.stdout
+        crashed = submit(
+            "crash", "python", "-c", "import pipelines.s3_store as s; s._client().get_object(Bucket='a', Key='')"
+        )
+        assert "Traceback" in crashed.stdout
+        token = {"Authorization": f"Bearer {SECRETS['RAY_AUTH_TOKEN']}"}
+        jobs = requests.get(f"{address}/api/jobs/", headers=token, timeout=60).text
+    assert jobs.count('"MLFLOW_TRACKING_USERNAME": "somebody"') == 4  # of the runtime environments, which all may read
+    (tmp_path / "jobs.json").write_text(jobs)
     for entry in s3.list_objects_v2(Bucket="shards")["Contents"]:
         s3.download_file("shards", entry["Key"], str(tmp_path / entry["Key"].replace("/", "-")))
     assert (tmp_path / "home" / "mlflow.db").stat().st_size > 0
     assert list(tmp_path.glob("*CURRENT"))
-    assert list(ray_folder.rglob("*.log"))
+    assert list(ray_folder.rglob("job-driver-train-*.log"))
     assert holders(tmp_path) + holders(ray_folder) == []
 
 
