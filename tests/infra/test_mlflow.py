@@ -298,11 +298,13 @@ def test_nobody_but_the_admin_makes_experiments_and_models(act_as: As, server: S
         act_as(account)
         for forbidden in (
             lambda: store_client().create_registered_model("kgt-denoise-early"),
-            lambda: store_client().create_registered_model("prompt", tags={"mlflow.prompt.is_prompt": "true"}),
             lambda: store_client().create_experiment("mine"),
         ):
             with pytest.raises(UserError, match=f"does not allow {account}"):
                 forbidden()
+        prompt = {"name": "mine", "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]}
+        place, whose = f"{server.url}/api/{mlflow_account.CREATE_MODEL}", (account, PASSWORDS[account])
+        assert requests.post(place, json=prompt, auth=whose, timeout=120).status_code == 403
         assert permissions(server, account) == before
     assert permissions(server, "reader") == set()
 
