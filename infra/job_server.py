@@ -26,6 +26,9 @@ for _module in ("dashboard_sdk", "job.sdk"):  # which sets its level while it is
 PATIENCE = 600.0
 """Seconds for which a server that a job was submitted to may be out of reach: the time of a head's restart."""
 
+STOP_SECONDS = 600
+"""For which a job that is stopped may still write its checkpoint; Ray's own default is three."""
+
 _SILENCE = 300.0  # seconds without a line after which a connection may be dead and is made anew
 _PAUSE = 2.0
 _STOPPED = 143  # as a shell has it for a process that SIGTERM ended
@@ -82,7 +85,9 @@ class JobServer:
             return job, False
         self._see_that_it_is_alone(job, name)
         with tempfile.TemporaryDirectory() as folder:
-            runtime_env: dict[str, object] = {"env_vars": dict(environment)}
+            runtime_env: dict[str, object] = {
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **environment}
+            }
             if package is not None:
                 archive = Path(folder) / "package.zip"
                 archive.write_bytes(package)

@@ -142,7 +142,9 @@ def test_a_tick_is_one_job_whose_log_and_status_are_the_command_s(submitting: Su
 def test_no_two_ticks_of_a_name_are_at_work_and_a_stopped_job_is_no_success(
     submitting: Submitting, address: str, tmp_path: Path
 ) -> None:
-    first = submitting("long", "tick=1", "upload=false", "--", "sh", "-c", "echo begun; sleep 600")
+    """It has the time that a checkpoint takes: by itself Ray kills after three seconds."""
+    saving = "trap 'sleep 5; echo saved; exit' TERM; echo begun; sleep 600 & wait"
+    first = submitting("long", "tick=1", "upload=false", "--", "sh", "-c", saving)
     while first.stdout.readline() != "begun\n":
         assert first.poll() is None
     code, out, err = ended(submitting("long", "tick=2", "upload=false", "--", "echo", "second"))
@@ -155,8 +157,8 @@ def test_no_two_ticks_of_a_name_are_at_work_and_a_stopped_job_is_no_success(
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     stop = [BIN / "ray", "job", "stop", "--no-wait", f"--address={address}", "long-1"]
     subprocess.run(stop, env=environment, check=True, capture_output=True, timeout=120)
-    code, _, err = ended(first)
-    assert code == 143
+    code, out, err = ended(first)
+    assert (code, out) == (143, "saved\n")
     assert "stopped" in err
 
 
