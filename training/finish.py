@@ -24,7 +24,7 @@ from training.validation import ValidationSet, means
 def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
     """Validate the weights in the run's store, log, register as `challenger`; the task's result, also written there.
 
-    Done again, it finds the version that the run has already registered.
+    Done again, it finds the figures and the version that the run already has.
 
     run: the task's MLflow run. lineage: what code and run the model comes from, for tags and card.
     """
@@ -37,7 +37,7 @@ def finish(job: Job, run: str, lineage: dict[str, str]) -> dict[str, Any]:
         pairs = ValidationSet(job.plan, job.config.validation_pairs)
         figures, picture = _validate(pairs, model)
         steps = job.config.steps
-        tracking.log_metrics(run, [{"step": steps, **{f"val_{name}": value for name, value in figures.items()}}])
+        tracking.log_metrics_once(run, {"step": steps, **{f"val_{name}": value for name, value in figures.items()}})
         tracking.log_artifact(run, weights)
         if picture is not None:
             write_image(folder / "before-after.png", picture)

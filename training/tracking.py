@@ -7,6 +7,7 @@ artifacts lie there with any other store, too, that is not a server.
 import logging
 import math
 import re
+import shlex
 import time
 import urllib.error
 import urllib.request
@@ -53,7 +54,7 @@ def open_tracking() -> str:
     """The experiment's id; database and experiment are created where they are missing.
 
     Called once in the driver before anything else runs: several processes must not migrate a new database at once.
-    Raises UserError where the server cannot be reached.
+    Raises UserError where the server cannot be reached, or the experiment was deleted.
     """
     uri = tracking_uri()
     if uri.startswith("sqlite:///"):
@@ -62,6 +63,11 @@ def open_tracking() -> str:
         _see_that_it_answers(uri)
     try:
         experiment = store_client().get_experiment_by_name(EXPERIMENT)
+        if experiment is not None and experiment.lifecycle_stage != "active":
+            raise UserError(
+                f"the experiment '{EXPERIMENT}' of MLflow at {uri} was deleted: restore it with: "
+                f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {experiment.experiment_id}"
+            )
         if experiment is not None:
             return experiment.experiment_id
         # A server places artifacts itself; by default an embedded store would put them under the working directory.
@@ -133,6 +139,18 @@ def log_params(run: str, params: Mapping[str, Any]) -> None:
 def log_metrics(run: str, records: Iterable[Mapping[str, float]]) -> None:
     """Log records, each with its `step` and metrics by name. Metrics that are not finite are left out."""
     send_metrics(run, [timed(record) for record in records])
+
+
+def log_metrics_once(run: str, record: Mapping[str, float]) -> None:
+    """Log a record as `log_metrics` does, but for the metrics that the run has at that step already."""
+    client, step = store_client(), record["step"]
+    fresh = {
+        name: value
+        for name, value in record.items()
+        if name != "step" and all(point.step != step for point in client.get_metric_history(run, name))
+    }
+    if fresh:
+        log_metrics(run, [{"step": step, **fresh}])
 
 
 def timed(record: Mapping[str, float]) -> Timed:

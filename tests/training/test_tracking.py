@@ -82,6 +82,16 @@ def test_code_outside_a_checkout_has_a_name_too(tmp_path: Path, monkeypatch: pyt
     assert origin.git_commit() == "1" * 40
 
 
+def test_a_deleted_experiment_is_one_line_with_the_way_out() -> None:
+    experiment = tracking.open_tracking()
+    client = mlflow.MlflowClient(tracking_uri())
+    client.delete_experiment(experiment)
+    with pytest.raises(UserError, match=rf"was deleted.* mlflow experiments restore -x {experiment}$"):
+        tracking.open_tracking()
+    client.restore_experiment(experiment)
+    assert tracking.open_tracking() == experiment
+
+
 def test_children_know_their_parent_and_runs_are_taken_up_again() -> None:
     parent = tracking.start_run("parent", tags={"a": "b"})
     child = tracking.start_run("child", parent=parent)
