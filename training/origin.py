@@ -9,6 +9,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
+DIRTY = "-dirty"
+
+_PACKAGES = ("kgt", "pipelines", "training")
+_SOURCES = (".py", ".yaml")
+
 
 def environment() -> str:
     """Python, platform and the versions of what computes, in one line."""
@@ -17,21 +22,27 @@ def environment() -> str:
 
 
 def git_commit() -> str:
-    """The commit of the checkout, with `-dirty` where it was changed since.
+    """The commit of the checkout, with DIRTY where it was changed since, be it by a source that git does not track.
 
     Outside one (`ray job submit` leaves `.git` behind): KGT_GIT_COMMIT, else `source-` and a digest of the sources.
     """
-    ask = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+        commit = _git("describe", "--always", "--abbrev=40", "--exclude=*", f"--dirty={DIRTY}")
+        untracked = _git("ls-files", "--others", "--exclude-standard", "--", *_PACKAGES).splitlines()
+        added = any(Path(name.strip('"')).suffix in _SOURCES for name in untracked)
+        return commit + DIRTY if added and not commit.endswith(DIRTY) else commit
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("KGT_GIT_COMMIT") or f"source-{_source_digest()}"
 
 
+def _git(*command: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def _source_digest() -> str:
     """blake2b, 64 bits, of what is run: paths and contents of the packages' Python files and recipes."""
-    packages = [ROOT / name for name in ("kgt", "pipelines", "training")]
-    files = sorted(path for package in packages for path in package.rglob("*") if path.suffix in (".py", ".yaml"))
+    packages = [ROOT / name for name in _PACKAGES]
+    files = sorted(path for package in packages for path in package.rglob("*") if path.suffix in _SOURCES)
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         data = path.read_bytes()

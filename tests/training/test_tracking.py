@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import mlflow
@@ -80,6 +81,31 @@ def test_code_outside_a_checkout_has_a_name_too(tmp_path: Path, monkeypatch: pyt
     assert all(re.fullmatch("source-[0-9a-f]{16}", name) for name in names)
     monkeypatch.setenv("KGT_GIT_COMMIT", "1" * 40)
     assert origin.git_commit() == "1" * 40
+
+
+def test_a_checkout_says_whether_a_commit_names_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*command: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", tmp_path, *who, *command], check=True, capture_output=True)
+
+    def write(name: str) -> str:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("changed")
+        return origin.git_commit()
+
+    monkeypatch.setattr(origin, "ROOT", tmp_path)
+    git("init")
+    (tmp_path / "kgt").mkdir()
+    (tmp_path / "kgt" / "a.py").write_text("a")
+    (tmp_path / ".gitignore").write_text("ignored.py")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit = origin.git_commit()
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    assert write("notes.py") == write("kgt/notes.txt") == write("training/ignored.py") == commit
+    assert write("training/ü.py") == f"{commit}-dirty"
+    (tmp_path / "training" / "ü.py").unlink()
+    assert write("kgt/a.py") == f"{commit}-dirty"
 
 
 def test_a_deleted_experiment_is_one_line_with_the_way_out() -> None:
