@@ -29,6 +29,7 @@ from kgt.imaging import read_image, to_rgb, write_image
 from kgt.tasks import TASKS
 from pipelines.degradations import Crop, degrade_image, pair_rng, settings_of
 from pipelines.sample import sample_photographs
+from training import origin
 
 ROOT = Path(__file__).resolve().parents[1]
 SYNTHESIS = ("task=all", "source=sample", "crop=128", "crops=32", "seed=0")
@@ -42,6 +43,7 @@ TRAINING = (
     "topk=random",
     "workers=2",
 )
+PROMOTION = ("task=all", "images=sample")
 REPORTED = {"denoise": {"sigma": 25}, "jpeg": {"quality": 10}, "weather": {"kind": "rain"}, "sr": {"scale": 2}}
 """What the figures are measured at; training draws from the whole ranges."""
 
@@ -68,7 +70,7 @@ def main() -> int:
     for title, command in (
         ("1/4  Degraded/clean pairs for six tasks", ["pipelines/synthesize.py", *SYNTHESIS]),
         ("2/4  One Key-Graph Transformer for each, two workers", ["training/run.py", *TRAINING]),
-        ("3/4  Promotion, on held-out photographs", ["training/promote.py", "task=all", "images=sample", *settings]),
+        ("3/4  Promotion, on held-out photographs", ["training/promote.py", *PROMOTION, *lineage(), *settings]),
     ):
         console.rule(title, align="left")
         if status := run(["python", *command]):
@@ -97,6 +99,14 @@ def run(command: Sequence[str]) -> int:
     console.print(f"$ {shlex.join(command)}", style="bold", soft_wrap=True)
     program = {"python": [sys.executable], "kgt": [Path(sys.executable).with_name("kgt")]}[command[0]]
     return subprocess.run([*program, *command[1:]], cwd=ROOT, check=False).returncode
+
+
+def lineage() -> list[str]:
+    """What promotion is asked in a checkout with changes that no commit names: to do without them."""
+    if not origin.git_commit().endswith(origin.DIRTY):
+        return []
+    console.print("This checkout has changes that are not committed: models are promoted with an incomplete lineage.")
+    return ["lineage=false"]
 
 
 def degrade(task: str) -> tuple[np.ndarray, Path]:

@@ -149,6 +149,10 @@ class RunConfig:
         """The settings that say what comes out, for one task."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in EXECUTION}
 
+    def computation(self) -> dict[str, Any]:
+        """The settings of COMPUTATION."""
+        return {name: getattr(self, name) for name in COMPUTATION}
+
     def sources(self) -> tuple[Source, ...]:
         """Which datasets are read. Raises UserError where their lists do not fit together."""
         return sources_of(self.store, self.version, self.weights)
@@ -201,6 +205,16 @@ EXECUTION = frozenset(
         "out",
     )
 )
+
+COMPUTATION = (
+    "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "accumulate",
+    "activation_checkpointing",
+    "offload",
+)
+"""Those of EXECUTION that decide the last bits of what comes out, or on which machines it runs."""
 
 _LEAST = {
     "steps": 1,

@@ -3,7 +3,6 @@
 One that fails stops no other. Asked to stop, those in training write a checkpoint first.
 """
 
-import json
 import os
 import threading
 import time
@@ -20,10 +19,9 @@ from kgt.errors import UserError
 from kgt.home import home, tracking_uri
 from pipelines import cluster, ray_death
 from pipelines.storage import check_writable, open_store
-from training import jobs, journal, metric_log, origin, remote, tracking
+from training import jobs, journal, metric_log, origin, provenance, remote, tracking
 from training.alarms import Alarms, tell
 from training.board import Board, Lost, Picture
-from training.config import deepspeed_config
 from training.display import Display
 from training.interruption import Interruption
 from training.metric_log import MetricLog
@@ -178,7 +176,7 @@ class _Controller:
         self._display.say(job.task, "validating and registering")
         resources = {"num_cpus": job.config.cpus_per_worker, "num_gpus": job.config.gpus_per_worker}
         finish = _remote(remote.finish, max_retries=2, label_selector=cluster.not_for("pipelines"), **resources)
-        return self._result(finish.remote(job, self._runs[job.task], self._lineage), unless=lambda: True)
+        return self._result(finish.remote(job, self._runs[job.task], self._lineage[job.task]), unless=lambda: True)
 
     def _result(self, reference: ray.ObjectRef, unless: Callable[[], bool]) -> Any:
         """What the Ray task returns. Once the run is stopping and while `unless()` holds, it is ended: _Stopped."""
@@ -225,26 +223,22 @@ def _remote(function: Any, *, max_retries: int = 0, **options: Any) -> Any:
     return ray.remote(function).options(runtime_env={"env_vars": environment}, max_retries=max_retries, **options)
 
 
-def _open_runs(todo: Sequence[Job]) -> tuple[str, dict[str, str], dict[str, str]]:
-    """(parent MLflow run, each task's run, what models are tagged with). An interrupted run's are taken up again."""
+def _open_runs(todo: Sequence[Job]) -> tuple[str, dict[str, str], dict[str, dict[str, str]]]:
+    """(parent MLflow run; each task's run; what its model is tagged with). An interrupted run's are taken up again."""
     tracking.open_tracking()
     config = todo[0].config
-    lineage = {"git_commit": origin.git_commit(), "run": config.name}
-    parent = tracking.start_run(config.name, resume=jobs.read_parent(config), tags=lineage)
+    tags = {"git_commit": origin.git_commit(), "run": config.name}
+    parent = tracking.start_run(config.name, resume=jobs.read_parent(config), tags=tags)
     jobs.write_parent(config, parent)
-    lineage |= {"parent_run": parent}
-    runs = {}
+    runs, lineage = {}, {}
     for job in todo:
         record = jobs.read_record(job.config)
         name = f"{config.name}/{job.task}"
-        runs[job.task] = tracking.start_run(name, resume=record.get("mlflow_run"), parent=parent, tags=lineage)
+        lineage[job.task] = provenance.run_tags(job, record["history"]) | {"run": config.name, "parent_run": parent}
+        runs[job.task] = tracking.start_run(name, resume=record.get("mlflow_run"), parent=parent)
+        tracking.set_tags(runs[job.task], lineage[job.task])
         jobs.write_record(job.config, record | {"mlflow_run": runs[job.task]})
-        settings = job.config.identity() | {"workers": config.workers, "streams": job.plan.streams}
-        data = {f"dataset_{name}": text for name, text in job.plan.pinned.items()}
-        engine = {"deepspeed": json.dumps(deepspeed_config(job.config))}
-        tracking.log_params(
-            runs[job.task], settings | data | engine | {"model_config": json.dumps(job.model.to_dict())}
-        )
+        tracking.log_params(runs[job.task], provenance.run_settings(job))
     return parent, runs, lineage
 
 

@@ -4,7 +4,8 @@ A run's folder (`out`, in any store):
 
     run.json                  the parent MLflow run
     <task>/init.safetensors   where it starts from, if `init=` is given
-    <task>/run.json           the settings, the pinned versions, the MLflow run: what "the same command" goes on from
+    <task>/run.json           the settings, the pinned versions, the MLflow run: what "the same command" goes on from;
+                              and by which code it did (see history.py)
     <task>/checkpoints/…      see checkpoint.py
     <task>/metrics/…          see journal.py
     <task>/weights.safetensors
@@ -12,6 +13,7 @@ A run's folder (`out`, in any store):
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
@@ -27,10 +29,11 @@ from pipelines import versions
 from pipelines.degradations import DEGRADATIONS, demosaic, settings_of
 from pipelines.manifest import SPLITS, Manifest
 from pipelines.storage import Malformed, Missing, Store, open_store, read_json, read_records
+from training import checkpoint, history, origin
 from training.config import RunConfig
 from training.mixture import listed
 from training.order import choose_streams
-from training.plan import INIT, DataPlan, Dataset, Job, Shard
+from training.plan import INIT, DataPlan, Dataset, Job, Shard, Start
 
 logger = logging.getLogger("training")
 
@@ -47,10 +50,12 @@ def commit(jobs: Sequence[Job]) -> None:
     for job in jobs:
         for dataset in job.plan.datasets:
             versions.pin(open_store(dataset.store), job.task, dataset.version, f"run-{job.config.name}")
-        if read_record(job.config) is None:
-            if job.config.init:
-                open_store(job.config.out).put(f"{job.task}/{INIT}", _weights(job.config.init))
-            write_record(job.config, _record(job))
+        record = read_record(job.config)
+        if record is None:
+            if job.start:
+                open_store(job.config.out).put(f"{job.task}/{INIT}", start_weights(job.start))
+            record = _record(job)
+        write_record(job.config, record | {"history": _history(job, record.get("history", []))})
 
 
 def read_record(config: RunConfig) -> dict[str, Any] | None:
@@ -83,8 +88,6 @@ def _prepare(config: RunConfig) -> Job:
     record = read_record(config)
     if record is not None:
         _check_same(config, record["settings"])
-    elif config.init:
-        _weights(config.init)
     found = _manifests(config, record)
     datasets = tuple(
         _dataset(config, store, manifest, source.weight)
@@ -105,7 +108,7 @@ def _prepare(config: RunConfig) -> Job:
         phases=config.phases(),
         shuffle=config.shuffle,
     )
-    return Job(config, _model(config, [manifest for _, manifest in found]), plan)
+    return Job(config, _model(config, [manifest for _, manifest in found]), plan, _start(config, record))
 
 
 def _manifests(config: RunConfig, record: dict[str, Any] | None) -> list[tuple[Store, Manifest]]:
@@ -223,12 +226,33 @@ def _scale(task: str, manifest: Manifest) -> int:
     return scale
 
 
-def _weights(address: str) -> Path:
-    """The weights file that `init=` names. Raises UserError where there is none."""
-    path = registry.fetch(address) if registry.is_address(address) else Path(address).expanduser()
+def start_weights(start: Start) -> bytes:
+    """The weights file. Raises UserError where there is none, or another by now."""
+    data = _weights(start.address)
+    if hashlib.sha256(data).hexdigest() != start.sha256:
+        raise UserError(f"init={start.address} no longer holds the weights it held (SHA-256 {start.sha256})")
+    return data
+
+
+def _start(config: RunConfig, record: dict[str, Any] | None) -> Start | None:
+    """What the run began with, else what `init=` leads to now: a version or a file, for an alias moves."""
+    if record is not None:
+        return Start(**record["start"]) if "start" in record else None
+    if not config.init:
+        return None
+    if registry.is_address(config.init):
+        name, version = registry.resolve(config.init)
+        address = f"models:/{name}/{version}"
+    else:
+        address = str(Path(config.init).expanduser().absolute())
+    return Start(address, hashlib.sha256(_weights(address)).hexdigest())
+
+
+def _weights(address: str) -> bytes:
+    path = registry.fetch(address) if registry.is_address(address) else Path(address)
     if not path.is_file():
         raise UserError(f"init={address}: no such weights file")
-    return path
+    return path.read_bytes()
 
 
 def _check_same(config: RunConfig, settings: dict[str, Any]) -> None:
@@ -242,7 +266,25 @@ def _check_same(config: RunConfig, settings: dict[str, Any]) -> None:
 
 def _record(job: Job) -> dict[str, Any]:
     pinned = {name: job.plan.pinned[name] for name in ("version", "digest")}
-    return {"settings": job.config.identity(), **pinned, "streams": job.plan.streams}
+    start = {"start": dataclasses.asdict(job.start)} if job.start else {}
+    return {"settings": job.config.identity(), **pinned, **start, "streams": job.plan.streams}
+
+
+def _history(job: Job, before: list[history.Stretch]) -> list[history.Stretch]:
+    """That of the run as it goes on now. Other code than before is told."""
+    store = open_store(job.config.out)
+    trained = store.head(f"{job.task}/weights.safetensors") is not None
+    step = job.config.steps if trained else max(checkpoint.committed(store, job.task), default=0)
+    if before and step >= job.config.steps:
+        return before
+    now = history.extended(before, step, {"git_commit": origin.git_commit(), **job.config.computation()})
+    last, current = (stretch["git_commit"] for stretch in (now[-2:][0], now[-1]))
+    if last != current and now != before:
+        logger.warning(
+            "%s goes on from step %d with code %s, and came there with %s: its lineage names both",
+            *(job.task, step, current, last),
+        )
+    return now
 
 
 def _read_json(store: Store, key: str) -> dict[str, Any] | None:

@@ -21,7 +21,8 @@ if __name__ == "__main__":  # a script's own folder comes first otherwise, and h
 from kgt.errors import as_command
 from pipelines.json_report import check_report, write_report
 from pipelines.options import about, parse
-from training import origin, provenance, run, tables, tracking
+from training import jobs, origin, provenance, run, tables, tracking
+from training.config import read_configs
 
 
 @dataclass
@@ -41,16 +42,21 @@ def main(argv: Sequence[str]) -> int:
     if options.report:
         check_report(Path(options.report))
     found = provenance.trace(address)
-    tables.print_chain(found)
+    ancestors = [*provenance.ancestors(found)]
+    for chain in (found, *ancestors):
+        tables.print_chain(chain)
     if options.report:
-        write_report(Path(options.report), found.record())
+        record = found.record() | {"ancestors": [chain.record() for chain in ancestors]}
+        write_report(Path(options.report), record)
     if found.gaps and not options.recreate:
         return 1
     command = found.command(options.name or f"{found.model}-v{found.version}-again")
     print(f"\nto make it once more: {shlex.join(['python', 'training/run.py', *command])}")
     here = origin.git_commit()
-    if here != found.tags["git_commit"] or here.endswith("-dirty"):
+    if here != found.tags["git_commit"] or here.endswith(origin.DIRTY):
         print(f"warning: it was made by {found.tags['git_commit']}, and this is {here}", file=sys.stderr)
+    if "history" in found.tags:
+        print(f"warning: it was not made by one run without a change: {found.tags['history']}", file=sys.stderr)
     return _recreate(found, command) if options.recreate else 0
 
 
@@ -58,8 +64,10 @@ def _recreate(found: provenance.Provenance, command: Sequence[str]) -> int:
     """Train, and say whether the weights are the same."""
     if code := run.main(command):
         return code
-    made = tracking.get_alias(found.task, "challenger").tags["weights_sha256"]
-    same = made == found.tags["weights_sha256"]
+    (config,) = read_configs(command, __doc__)
+    result = jobs.read_result(config)  # not the challenger: another run may have registered since
+    made = tracking.get_version(result["model"], result["model_version"])
+    same = made.tags["weights_sha256"] == found.tags["weights_sha256"]
     print(f"its weights are {'' if same else 'not '}those of {found.model} version {found.version}, bit for bit")
     return 0 if same else 1
 

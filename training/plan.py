@@ -79,12 +79,21 @@ class DataPlan:
 
 
 @dataclass(frozen=True)
+class Start:
+    """The weights that `init=` led to when the run began: a file, or `models:/<name>/<version>`, and its SHA-256."""
+
+    address: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Job:
-    """One task's training."""
+    """One task's training. start: None where it starts at random."""
 
     config: RunConfig
     model: KGTConfig
     plan: DataPlan
+    start: Start | None = None
 
     @property
     def task(self) -> str:

@@ -158,7 +158,7 @@ class Promoter:
         checks = []
         if self.thresholds.lineage:
             gaps = provenance.trace(address).gaps
-            found = f"its lineage is incomplete: {gaps[0]}" if gaps else "its lineage is complete"
+            found = f"its lineage is incomplete: {gaps[0]} (or lineage=false)" if gaps else "its lineage is complete"
             checks.append(Check("lineage", not gaps, found))
         network = load_model(address, task, self.how(task)["device"])
         trouble = fitness.trouble_with_hostile_images(network, task)

@@ -64,7 +64,12 @@ def print_chain(chain: "Provenance") -> None:
     aliases = f" ({', '.join(chain.aliases)})" if chain.aliases else ""
     table.add_row("model", f"{chain.model} version {chain.version}{aliases}")
     table.add_row("weights", f"sha256 {tags.get('weights_sha256', '-')}")
-    table.add_row("code", tags.get("git_commit", "-"))
+    for commit in _parts(tags.get("git_commit", "-"), "git_commit"):
+        table.add_row("code", commit)
+    if "history" in tags:
+        table.add_row("history", tags["history"])
+    if "init" in tags:
+        table.add_row("starts from", f"{tags['init']}, sha256 {tags.get('init_sha256', '-')}")
     data = [_parts(tags.get(name, "-"), name) for name in ("dataset", "store", "dataset_digest")]
     for dataset, store, digest in zip_longest(*data, fillvalue="-"):
         table.add_row("data", f"{dataset} in {store}, digest {digest}")

@@ -1,5 +1,7 @@
 """The chain behind a registered version: printed, checked for gaps, and enough to make the version again."""
 
+import dataclasses
+import hashlib
 import json
 import re
 import shutil
@@ -7,14 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from mlflow import MlflowClient
 
+from kgt.home import tracking_uri
 from kgt.model import KGT
+from kgt.registry import fetch
 from kgt.weights import save_weights
 from pipelines import versions
 from pipelines.storage import open_store
 from training import finish, jobs, lineage, provenance, tables, tracking
 from training.config import read_configs
 from training.mixture import Source
+from training.plan import Job
 
 SETTINGS = ["task=denoise", "steps=7", "redraw=true", "lr=1e-3", "patch=32"]
 
@@ -29,22 +36,33 @@ def store(denoise_store: str, tmp_path: Path) -> str:
     return f"file://{tmp_path / 'shards'}"
 
 
-@pytest.fixture
-def register(out: Path, tmp_path: Path) -> Callable[..., str]:
-    """Registers a version as a run's last stage does; its address."""
+Trained = tuple[Job, str, dict[str, str]]
 
-    def make(*argv: str) -> str:
+
+@pytest.fixture
+def train(out: Path, tmp_path: Path) -> Callable[..., Trained]:
+    """All that a run's last stage is given, as if it had been trained."""
+
+    def make(*argv: str) -> Trained:
         config = read_configs([*SETTINGS, f"out={out}", *argv], "")[0]
         (job,) = jobs.prepare([config])
         parent = tracking.start_run("first")
         run = tracking.start_run("first/denoise", parent=parent)
-        tracking.log_params(run, config.identity() | {"workers": 2, "streams": job.plan.streams})
+        tracking.log_params(run, provenance.run_settings(job))
+        job = dataclasses.replace(job, config=dataclasses.replace(config, gpus_per_worker=0))  # to validate it here
+        torch.manual_seed(config.seed)
         save_weights(KGT(job.model), tmp_path / "weights.safetensors", metadata={"task": "denoise"})
         open_store(config.out).put("denoise/weights.safetensors", tmp_path / "weights.safetensors")
-        result = finish.finish(job, run, {"git_commit": "c" * 40, "run": "first", "parent_run": parent})
-        return f"models:/kgt-denoise/{result['model_version']}"
+        tags = provenance.run_tags(job, [{"step": 0, "git_commit": "c" * 40}])
+        return job, run, tags | {"run": "first", "parent_run": parent}
 
     return make
+
+
+@pytest.fixture
+def register(train: Callable[..., Trained]) -> Callable[..., str]:
+    """Registers a version as a run's last stage does; its address."""
+    return lambda *argv: f"models:/kgt-denoise/{finish.finish(*train(*argv))['model_version']}"
 
 
 @pytest.fixture
@@ -72,6 +90,88 @@ def test_its_command_asks_for_the_same_training(registered: str, store: str) -> 
     (first,) = read_configs([*SETTINGS, f"store={store}"], "")
     assert config.identity() == first.identity() | {"version": "v000001", "streams": 4}
     assert (config.workers, config.name) == (2, "again")
+
+
+ON_A_GPU = {
+    "workers": 1,
+    "cpus_per_worker": 4,
+    "gpus_per_worker": 1,
+    "accumulate": 2,
+    "activation_checkpointing": True,
+    "offload": "optimizer",
+}
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_its_command_asks_for_the_same_computation(
+    register: Callable[..., str], store: str, capsys: pytest.CaptureFixture
+) -> None:
+    """What decides the last bits; a machine that has not what it needs says so."""
+    asked = [f"{name}={str(value).lower()}" for name, value in ON_A_GPU.items()]
+    address = register(f"store={store}", *asked, "zero=1", "precision=fp16")
+    (config,) = read_configs(provenance.trace(address).command("again"), "")
+    assert config.computation() == ON_A_GPU
+    assert (config.precision, config.zero) == ("fp16", 1)
+    assert lineage.main([address, "recreate=true"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: workers=1 of cpus_per_worker=4 need 4 CPUs and 1 GPUs, and this machine has 2 CPUs")
+
+
+def test_what_is_made_again_is_compared_by_its_own_version(
+    register: Callable[..., str], store: str, kgt_home: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A run that is found finished is no challenger any more where another one has registered since."""
+    first = register(f"store={store}", f"out={kgt_home / 'runs' / 'again'}")
+    jobs.commit(jobs.prepare(read_configs(provenance.trace(first).command("again"), "")))
+    register(f"store={store}", f"out={kgt_home / 'other'}", "seed=1")
+    assert str(tracking.get_alias("denoise", "challenger").version) == "2"
+    assert lineage.main([first, "recreate=true", "name=again"]) == 0
+    assert "its weights are those of kgt-denoise version 1, bit for bit" in capsys.readouterr().out
+
+
+def test_the_last_stage_done_twice_leaves_every_figure_once(train: Callable[..., Trained], store: str) -> None:
+    trained = train(f"store={store}")
+    first = finish.finish(*trained)
+    assert finish.finish(*trained) == first
+    client = MlflowClient(tracking_uri())
+    for name in ("val_psnr", "val_ssim", "val_input_psnr", "val_pairs"):
+        (point,) = client.get_metric_history(trained[1], name)
+        assert point.step == 7
+
+
+def test_what_it_started_from_is_that_version_for_good(
+    register: Callable[..., str], store: str, make_shards: Callable[..., str], tmp_path: Path, capsys: object
+) -> None:
+    """Not what an alias leads to by now; and all data behind it is kept, too."""
+    other = make_shards("denoise", sigma=50)
+    register(f"store={other}")
+    tracking.set_alias("denoise", "champion", "1")
+    weights = fetch("models:/kgt-denoise/1")
+    child = register(f"store={store}", f"out={tmp_path / 'child'}", "init=models:/kgt-denoise@champion")
+    assert "kgt-denoise-v2" in versions.pins(open_store(other), "denoise")["v000001"]
+    tracking.set_alias("denoise", "champion", "2")
+    (config,) = read_configs(provenance.trace(child).command("again"), "")
+    assert config.init == "models:/kgt-denoise/1"
+    started = f"models:/kgt-denoise/1, sha256 {hashlib.sha256(weights.read_bytes()).hexdigest()}"
+    assert lineage.main([child]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"starts from {started}" in said
+    assert f"data denoise/v000001 in {other}" in said  # the chain of the version it started from
+    assert "- init: models:/kgt-denoise/1\n" in tracking.get_alias("denoise", "challenger").description
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert lineage.main([child]) == 1
+    assert "init=models:/kgt-denoise/1 no longer holds the weights" in " ".join(capsys.readouterr().out.split())
+
+
+def test_code_that_no_commit_names_is_a_gap_but_may_be_here(registered: str, capsys: pytest.CaptureFixture) -> None:
+    gap = f"its code was changed after commit {'d' * 40}, and what it was is not recorded"
+    tracking.set_version_tags("denoise", "1", {"git_commit": f"[{'c' * 40}, {'d' * 40}-dirty]"})
+    assert provenance.trace(registered).gaps == [gap]
+    assert lineage.main([registered]) == 1
+    assert gap in " ".join(capsys.readouterr().out.split())
+    assert "steps=7" in provenance.trace(registered).command("again")
+    tracking.set_version_tags("denoise", "1", {"git_commit": f"[unknown, {'d' * 40}]"})
+    assert provenance.trace(registered).gaps == ["the code of its first steps is not recorded"]
 
 
 def test_data_that_is_gone_or_another_is_a_gap(registered: str, store: str, capsys: pytest.CaptureFixture) -> None:
