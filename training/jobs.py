@@ -275,8 +275,8 @@ def _history(job: Job, before: list[history.Stretch]) -> list[history.Stretch]:
     store = open_store(job.config.out)
     trained = store.head(f"{job.task}/weights.safetensors") is not None
     step = job.config.steps if trained else max(checkpoint.committed(store, job.task), default=0)
-    if before and step >= job.config.steps:
-        return before
+    if step >= job.config.steps:  # nothing is left to train
+        return before or [{"step": 0, "git_commit": history.UNKNOWN}]
     now = history.extended(before, step, {"git_commit": origin.git_commit(), **job.config.computation()})
     last, current = (stretch["git_commit"] for stretch in (now[-2:][0], now[-1]))
     if last != current and now != before:
