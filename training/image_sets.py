@@ -39,9 +39,10 @@ def degraded_sets(
     if task == "sr" and scale is not None:
         settings = _at_scale(settings, scale, "scale" in changes, model)
     named = {*changes, "scale"} if task == "sr" else changes  # a model without tasks.sr.scale has a scale all the same
+    listed = {address: _listed(address, limit) for address in addresses(images)}
     return [
-        ImageSet(_name(address), label or "default", [_degrading(task, source, asked) for source in sources])
-        for address, sources in [(address, _listed(address, limit)) for address in addresses(images)]
+        ImageSet(name, label or "default", [_degrading(task, source, asked) for source in listed[address]])
+        for address, name in _names(list(listed)).items()
         for label, asked in values.each(settings, named)
     ]
 
@@ -97,8 +98,19 @@ def baseline(task: str, pair: Pair) -> np.ndarray:
     return pair.degraded if pair.degraded.dtype == np.uint8 else pair.degraded * 255.0
 
 
-def _name(address: str) -> str:
-    return address if address == "sample" else Path(address).absolute().name
+def _names(several: Sequence[str]) -> dict[str, str]:
+    """Each one's last part, and before it as many more as tell it from another folder that ends in the same."""
+    parts = {
+        address: (address,) if address == "sample" else Path(_located(address)).expanduser().absolute().parts
+        for address in several
+    }
+
+    def name(own: tuple[str, ...]) -> str:
+        others = [other for other in parts.values() if other != own]
+        telling = (last for last in range(1, len(own)) if all(other[-last:] != own[-last:] for other in others))
+        return Path(*own[-next(telling, len(own)) :]).as_posix()
+
+    return {address: name(own) for address, own in parts.items()}
 
 
 def _at_scale(settings: Any, scale: int, named: bool, model: str) -> Any:

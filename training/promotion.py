@@ -18,7 +18,7 @@ from kgt.restore import NotFiniteError
 from pipelines.json_report import write_report
 from pipelines.storage import Store
 from training import fitness, provenance, tracking
-from training.comparison import paired
+from training.comparison import images_needed, paired
 from training.evaluation import Row, evaluate_task, load_model
 from training.lock import Lock, held
 
@@ -202,14 +202,16 @@ class Promoter:
         psnr, ssim = (paired(rows, rival, figure, asked.confidence) for figure in ("psnr", "ssim"))
         own = _mean([row.psnr for row in rows])
         margin = f", margin {asked.margin:g}" if asked.margin else ""
-        surely = psnr.images > 1 and psnr.least > asked.margin
+        smallest, needed = min(rows, key=lambda row: row.images), images_needed(asked.confidence)
+        surely = smallest.images >= needed and psnr.least > asked.margin
         found = (
             f"{own:.3f} dB {'beats' if surely else 'does not beat'} {own - psnr.mean:.3f} dB of {name} "
             f"({psnr.mean:+.3f}, at the least {psnr.least:+.3f} on {psnr.images} images{margin})"
         )
-        if psnr.images == 1:
+        if smallest.images < needed:
             found = (
-                f"{own:.3f} dB does not beat {own - psnr.mean:.3f} dB of {name}: one image is no evidence, name more"
+                f"{own:.3f} dB does not beat {own - psnr.mean:.3f} dB of {name}: too few images to be evidence, "
+                f"{smallest.images} in {smallest.set} where {needed} are needed"
             )
         kept = ssim.mean >= -asked.ssim_tolerance
         return [

@@ -13,7 +13,9 @@ from infra import demo
 from kgt.config import neighbours, preset
 from kgt.graph import draw_topk
 from kgt.tasks import TASKS
+from training.comparison import images_needed
 from training.config import read_configs
+from training.promotion import Thresholds
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -31,7 +33,7 @@ def test_what_is_shown_is_held_out() -> None:
     held_out = {path.name for path in demo.sample_photographs("val")}
     assert set(demo.SHOWN) == set(TASKS)
     assert set(demo.SHOWN.values()) <= held_out
-    assert len(held_out) >= 5
+    assert len(held_out) >= images_needed(Thresholds().confidence)
 
 
 def test_the_sheet_shows_the_pictures_two_tasks_a_line(rng: np.random.Generator) -> None:

@@ -24,6 +24,7 @@ from pipelines.degradations import DEGRADATIONS
 from pipelines.degradations.values import each
 from pipelines.json_report import write_report
 from training import evaluate, published, tracking
+from training.comparison import paired
 from training.evaluation import evaluate_task
 
 PHOTO = np.ascontiguousarray(data.astronaut()[:96, 160:288])
@@ -113,6 +114,19 @@ def test_means_are_over_images_and_rows_are_json(photos: Path, tmp_path: Path) -
         assert record["psnr"] == pytest.approx(np.mean([image["psnr"] for image in record["per_image"]]))
         assert record["psnr_y"] > record["psnr"]
     assert evaluate_task("weather", images=str(photos), changes={"kind": "snow"}, quiet=True)[0].psnr == rows[0].psnr
+
+
+def test_sets_of_the_same_last_name_are_two_sets(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With different numbers of images: taken for settings of one set, they could not even be averaged."""
+    for of, source in (("GoPro", photos), ("HIDE", photos / "deeper"), ("HIDE", photos)):
+        (tmp_path / of).mkdir(exist_ok=True)
+        (tmp_path / of / ("sharp" if of == "GoPro" or source != photos else "others")).symlink_to(source)
+    monkeypatch.chdir(tmp_path)
+    images = f"[GoPro/sharp,{tmp_path}/HIDE/sharp,./HIDE/sharp,HIDE/others]"
+    rows = evaluate_task("jpeg", images=images, changes={"quality": 90}, quiet=True)
+    assert [row.set for row in rows] == ["GoPro/sharp", "HIDE/sharp", "HIDE/sharp", "others"]
+    found = paired(rows, None, "psnr", 0.95)
+    assert (found.mean, found.images) == (0, sum(rows[number].images for number in (0, 1, 3)))
 
 
 def test_perfect_images_count_as_the_highest_psnr(photos: Path) -> None:

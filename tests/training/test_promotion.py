@@ -31,8 +31,8 @@ ASKED = [f"task={TASK}", "tasks.denoise.sigma=50", "max_latency_ratio=1000"]  # 
 
 @pytest.fixture
 def images(tmp_path: Path) -> str:
-    for number in range(2):
-        pixels = np.ascontiguousarray(data.astronaut()[:64, 200 + 64 * number : 264 + 64 * number])
+    for number in range(5):
+        pixels = np.ascontiguousarray(data.astronaut()[:64, 200 + 16 * number : 264 + 16 * number])
         write_image(tmp_path / "photos" / f"{number}.png", pixels)
     return f"images={tmp_path / 'photos'}"
 
@@ -103,7 +103,7 @@ def test_the_alias_moves_by_evidence_alone(
     tags = tracking.get_alias(TASK, "challenger").tags
     assert tags["promotion.verdict"] == "kept"
     assert f"champion version {second}" in tags["promotion.reason"]
-    assert tags["promotion.images"] == "photos (2)"
+    assert tags["promotion.images"] == "photos (5)"
 
     tracking.set_alias(TASK, "challenger", third)
     fourth = register(0.03)
@@ -132,7 +132,8 @@ def test_each_threshold_keeps_the_champion(images: str, register: Register) -> N
         ("margin=9", "margin 9)"),
         ("max_latency_ratio=0.001", "times the time of the champion (at most 0.001)"),
         ("max_memory_ratio=0.5", "it takes 1.00 times the memory of the champion (at most 0.5)"),
-        ("limit=1", "one image is no evidence"),
+        ("limit=4", "too few images to be evidence, 4 in photos where 5 are needed"),
+        ("confidence=0.99", "too few images to be evidence, 5 in photos where 7 are needed"),
     ]:
         found = decide(images, threshold)
         assert (found["verdict"], alias("champion")) == ("kept", first)
@@ -150,13 +151,22 @@ def test_each_threshold_keeps_the_champion(images: str, register: Register) -> N
 @pytest.mark.parametrize(("lower", "passed"), [(0.0005, True), (0.002, False)])
 def test_a_gain_in_psnr_does_not_excuse_a_loss_in_ssim(lower: float, passed: bool, tmp_path: Path) -> None:
     each = [
-        {"image": name, "input_psnr": 20.0, "psnr": 21.0, "input_ssim": 0.9, "ssim": 0.9 - lower} for name in ("a", "b")
+        {"image": name, "input_psnr": 20.0, "psnr": 21.0, "input_ssim": 0.9, "ssim": 0.9 - lower} for name in "abcde"
     ]
-    row = Row("denoise", "set", "sigma=25", "m", 2, 20.0, 0.9, 21.0, 0.9 - lower, 0.1, per_image=each)
+    row = Row("denoise", "set", "sigma=25", "m", 5, 20.0, 0.9, 21.0, 0.9 - lower, 0.1, per_image=each)
     promoter = Promoter(open_store(f"file://{tmp_path}"), lambda task: {}, Thresholds())
     psnr, ssim = promoter._quality([row], None, "the degraded input")
     assert (psnr.passed, ssim.passed) == (True, passed)
     assert f"({-lower:+.4f})" in ssim.found
+
+
+def test_a_small_set_beside_a_large_one_is_no_evidence(images: str, register: Register, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    os.link(tmp_path / "photos" / "0.png", tmp_path / "few" / "0.png")
+    register(0.03)
+    found = decide(f"images=[{tmp_path / 'photos'},{tmp_path / 'few'}]")
+    assert found["verdict"] == "kept"
+    assert "too few images to be evidence, 1 in few where 5 are needed" in found["reason"]
 
 
 def test_an_unfit_challenger_is_refused(images: str, register: Register) -> None:
