@@ -5,8 +5,8 @@ of the same model, or of `kgt-<task>-<into>`, which then gets copies of what is 
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +21,12 @@ from training import fitness, provenance, tracking
 from training.comparison import images_needed, paired
 from training.evaluation import Row, evaluate_task, load_model
 from training.lock import Lock, held
+from training.tracking import ModelVersion
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 VERDICT = "promotion.verdict"
+PROMOTING = "promoting"
+"""The verdict of a version whose aliases are about to be moved: after that `promoted`, or the promoter was killed."""
 ROLLED_BACK = "promotion.rolled_back"
 """Tag of a version that was champion and is not to be so again."""
 
@@ -67,12 +70,12 @@ class Decision:
 
     `promoted`: it is the champion now; `kept`: the champion (or none) stays, for the challenger is not better;
     `refused`: the challenger is unfit; `rolled back`: the champion before is champion again; `failed`: nothing could
-    be decided. The figures are means in dB over `rows`; `champion_psnr` is None where the input itself was to be
-    beaten, `psnr` where the challenger has none.
+    be decided; `promoting`, in records alone: it is about to be promoted. The figures are means in dB over `rows`;
+    `champion_psnr` is None where the input itself was to be beaten, `psnr` where the challenger has none.
     """
 
     task: str
-    verdict: Literal["promoted", "kept", "refused", "rolled back", "failed"]
+    verdict: Literal["promoting", "promoted", "kept", "refused", "rolled back", "failed"]
     reason: str
     version: str | None = None
     champion: str | None = None
@@ -109,7 +112,7 @@ class Promoter:
     def undecided(self, task: str) -> bool:
         """Whether the task has a challenger about which nothing was decided yet."""
         challenger = tracking.get_alias(task, CHALLENGER)
-        return challenger is not None and VERDICT not in challenger.tags
+        return challenger is not None and not _is_decided(challenger.tags)
 
     def roll_back(self, task: str) -> Decision:
         """Make `previous` the champion again; what was, is marked, so that it is not promoted again."""
@@ -134,23 +137,36 @@ class Promoter:
         lock.renew()
         if self._champion(task) != champion:
             raise UserError(f"{CHAMPION} of {model_name(task, self.into)} was moved meanwhile: decide again")
-        report = report_path(task, self.into)
-        write_report(report, decision.record())
-        if not decision.checks and VERDICT in challenger.tags:
+        if not decision.checks and _is_decided(challenger.tags):
+            write_report(report_path(task, self.into), decision.record())
             return decision  # nothing new was found, and the version keeps the evidence it has
-        if challenger.run_id:
-            _log(challenger.run_id, report)
-        if decision.verdict == "promoted":
-            self._crown(task, version, dict(challenger.tags), champion, _tags(decision), lock)
-        tracking.set_version_tags(task, version, _tags(decision))  # last: `undecided` goes by them
+        if decision.verdict == "promoted" and decision.checks:
+            about_to = replace(decision, verdict=PROMOTING)
+            self._record(challenger, about_to)  # first: who is killed from here on leaves the evidence, and no untruth
+            self._crown(task, version, dict(challenger.tags), champion, _tags(about_to), lock)
+        if decision.verdict == "promoted" and self.into:
+            tracking.set_version_tags(task, self._champion(task), {VERDICT: "promoted"}, self.into)
+        self._record(challenger, decision)
         return decision
+
+    def _record(self, challenger: ModelVersion, decision: Decision) -> None:
+        """The decision as report, as an artifact where it found something, and as tags."""
+        report = report_path(decision.task, self.into)
+        write_report(report, decision.record())
+        if challenger.run_id and decision.checks:
+            _log(challenger.run_id, report)
+        tracking.set_version_tags(decision.task, str(challenger.version), _tags(decision))  # last: polls go by them
 
     def _decide(self, task: str, version: str, tags: dict[str, str], champion: str | None) -> Decision:
         address = f"models:/{model_name(task)}/{version}"
         if self._source_version(task, champion) == version:
             rows = evaluate_task(task, model=address, **self.how(task))
-            reason = f"version {version} is the champion already"
             figures = (_mean([row.input_psnr for row in rows]), *2 * [_mean([row.psnr for row in rows])])
+            if tags.get(VERDICT) == PROMOTING:
+                return Decision(task, "promoted", tags["promotion.reason"], version, champion, *figures, rows=rows)
+            reason = f"version {version} is the champion already"
+            if ROLLED_BACK in tags:
+                reason += f"; to roll it back was begun on {tags[ROLLED_BACK]}: do so again, or remove that tag"
             return Decision(task, "kept", reason, version, champion, *figures, rows=rows)
         if ROLLED_BACK in tags:
             reason = f"version {version} was rolled back on {tags[ROLLED_BACK]}: train another, or remove that tag"
@@ -280,6 +296,10 @@ class Promoter:
         return tracking.get_version(model_name(task, self.into), version).source.rpartition("/")[2]
 
 
+def _is_decided(tags: Mapping[str, str]) -> bool:
+    return tags.get(VERDICT, PROMOTING) != PROMOTING
+
+
 def _log(run: str, report: Path) -> None:
     """The report as an artifact of the challenger's run; a promoter's account may not be one that writes to runs."""
     try:
@@ -312,8 +332,8 @@ def _mean(figures: Sequence[float]) -> float:
 
 
 def _tags(decision: Decision) -> dict[str, str]:
-    tags = {VERDICT: decision.verdict, "promotion.reason": decision.reason}
+    tags = {"promotion.reason": decision.reason}
     tags |= {f"promotion.{check.name.replace(' ', '_')}": check.found for check in decision.checks}
     if decision.rows:
         tags["promotion.images"] = ", ".join(dict.fromkeys(f"{row.set} ({row.images})" for row in decision.rows))
-    return tags
+    return tags | {VERDICT: decision.verdict}

@@ -4,12 +4,14 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mlflow.entities.model_registry import ModelVersion
 from skimage import data
 
 from kgt.config import KGTConfig
@@ -121,6 +123,7 @@ def test_the_alias_moves_by_evidence_alone(
     assert promote.main([*ASKED, "rollback=true"]) == 2
     said = capsys.readouterr().err
     assert "kgt-denoise has no champion before the present one" in said
+    assert promotion.ROLLED_BACK not in tracking.get_alias(TASK, "champion").tags
     assert "Traceback" not in said
 
 
@@ -244,6 +247,100 @@ def test_a_promotion_that_lost_its_lock_moves_nothing(
     assert "the lock of kgt-denoise was taken over by" in capsys.readouterr().err
     assert alias("champion") is None
     assert not report_path(TASK).exists()
+
+
+class Killed(BaseException):
+    """As `kill -9`, but for what runs on the way out."""
+
+
+def test_who_is_killed_anywhere_in_a_promotion_leaves_no_untruth_and_the_next_ends_it(
+    images: str, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, left = register(0.03), 0
+    poll = [*ASKED, images, "only_new=true", "into=prod", "lineage=false"]
+
+    def until_killed(write: Callable[..., object]) -> Callable[..., object]:
+        def counted(*arguments: object, **named: object) -> object:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return write(*arguments, **named)
+
+        return counted
+
+    def verdicts() -> list[str | None]:
+        """Of the challenger, of the champion and of the report."""
+        tags = [found.tags if found else {} for found in (asked("challenger"), asked("champion", "prod"))]
+        report_ = report("prod") if report_path(TASK, "prod").exists() else {}
+        return [*(each.get(promotion.VERDICT) for each in tags), report_.get("verdict")]
+
+    for writes in range(20):
+        if writes:
+            begin_anew(version)
+        left = writes
+        with monkeypatch.context() as patch:
+            for name in ("set_alias", "set_version_tags", "copy_version", "log_artifact"):
+                patch.setattr(tracking, name, until_killed(getattr(tracking, name)))
+            patch.setattr(promotion, "write_report", until_killed(promotion.write_report))
+            with suppress(Killed):
+                assert promote.main(poll) == 0
+                break
+        assert asked("champion", "prod") or "promoted" not in verdicts()
+        assert promote.main(poll) == 0
+        assert verdicts() == 3 * ["promoted"]
+        assert "beats" in asked("challenger").tags["promotion.reason"]
+    assert writes == 10
+    assert verdicts() == 3 * ["promoted"]
+
+
+def asked(name: str, into: str = "") -> ModelVersion | None:
+    return tracking.get_alias(TASK, name, into)
+
+
+def begin_anew(version: str) -> None:
+    """As if nothing had been decided."""
+    report_path(TASK, "prod").unlink()
+    client = tracking.store_client()
+    client.delete_registered_model_alias("kgt-denoise-prod", "champion")
+    for tag in asked("challenger").tags:
+        if tag.startswith("promotion."):
+            client.delete_model_version_tag("kgt-denoise", version, tag)
+            client.delete_model_version_tag("kgt-denoise-prod", "1", tag)
+
+
+def test_a_rollback_that_was_killed_is_said_and_ended_by_another(
+    images: str, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = register(0.06)
+    decide(images)
+    second = register(0.03)
+    decide(images)
+
+    def killed(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "set_alias", killed)
+        with pytest.raises(Killed):
+            promote.main([*ASKED, "rollback=true"])
+    found = decide(images)
+    assert (found["verdict"], alias("champion")) == ("kept", second)
+    assert f"version {second} is the champion already; to roll it back was begun on 20" in found["reason"]
+    assert decide("rollback=true")["verdict"] == "rolled back"
+    assert alias("champion") == first
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "https://mlflow", "postgresql+psycopg://u@127.0.0.1:9/mlflow"])
+def test_a_server_s_models_are_not_promoted_under_a_lock_of_this_machine(
+    uri: str, images: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for asked in (images, "rollback=true"):
+        assert promote.main([*ASKED, asked]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert "MLFLOW_TRACKING_URI is a server" in line
+        assert "store=s3://" in line
 
 
 def test_models_of_different_scales_are_not_compared(
