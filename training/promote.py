@@ -6,14 +6,16 @@
     python training/promote.py task=jpeg rollback=true
     python training/promote.py task=all images=DIR only_new=true
 
-Better: the mean difference of PSNR on the same images, surely above `margin` (a bootstrap of the images), while SSIM,
-time and memory are not worse by more than is allowed. Without a champion the challenger must beat the degraded images
-themselves (model=input). It is refused if its output is not finite somewhere or its lineage has gaps.
+Better: the mean difference of PSNR on the same images, surely above `margin` (paired, over the images), while SSIM,
+time and memory are not worse by more than is allowed. Every set needs five images, more for more confidence than 95 %.
+Without a champion the challenger must beat the degraded images themselves (model=input). It is refused if its output is
+not finite somewhere or its lineage has gaps.
 
 Every decision, with its figures, is written to $KGT_HOME/reports/<task>.json, to an artifact of the challenger's run
 and, as tags, to its version. One promotion of a model at a time holds a lock in the store: name one that all promoters
-share. With only_new=true, which a timer runs every few minutes, tasks are left out whose challenger is decided about or
-is not there yet. Exit code: 0 promoted or kept, 3 where a challenger was refused, 2 where nothing could be decided.
+share, which has to be done where MLFLOW_TRACKING_URI is a server. With only_new=true, which a timer runs every few
+minutes, tasks are left out whose challenger is decided about or is not there yet. Exit code: 0 promoted or kept, 3
+where a challenger was refused, 2 where nothing could be decided.
 """
 
 import re
@@ -21,11 +23,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 if __name__ == "__main__":  # a script's own folder comes first otherwise, and hides packages of the same names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from kgt.errors import UserError, as_command
+from kgt.home import tracking_uri
 from pipelines.json_report import check_report, write_report
 from pipelines.options import about, expand_tasks, parse
 from pipelines.storage import open_store
@@ -49,14 +53,19 @@ class Options(MeasureOptions):
     into: str = field(default="", metadata=about("promote copies into kgt-<task>-<into>, as into=prod"))
     rollback: bool = field(default=False, metadata=about("make the champion before the present one champion again"))
     store: str = field(
-        default="", metadata=about("where locks lie: file:///folder or s3://bucket/folder [$KGT_HOME/shards]")
+        default="", metadata=about("where locks lie: file:///folder or s3://bucket/folder, for all [$KGT_HOME/shards]")
     )
     report: str = field(default="", metadata=about("write all decisions to this JSON file too"))
 
     def promoter(self) -> Promoter:
-        """Raises UserError for thresholds that are none, or no name for a second model."""
+        """Raises UserError for thresholds that are none, no name for a second model, or no store where it takes one."""
         if not re.fullmatch(r"[a-z0-9-]*", self.into):
             raise UserError(f"into={self.into}: write letters, digits and dashes, as in into=prod")
+        if not self.store and urlsplit(tracking_uri()).scheme not in ("", "file", "sqlite"):
+            raise UserError(
+                "MLFLOW_TRACKING_URI is a server, whose models others promote too, and a lock on this machine keeps "
+                "nobody else out: name a store that all share, as in store=s3://bucket/shards"
+            )
         thresholds = Thresholds(
             margin=self.margin,
             confidence=self.confidence,

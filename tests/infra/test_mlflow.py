@@ -241,10 +241,10 @@ def champion(into: str = "") -> str | None:
 def test_a_model_s_way_from_training_to_champion(
     act_as: As, aws_server: Account, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for left in (200, 264):
+    for left in range(136, 456, 64):
         write_image(tmp_path / "photos" / f"{left}.png", np.ascontiguousarray(data.astronaut()[:64, left : left + 64]))
     poll = ["task=[denoise,sr]", f"images={tmp_path / 'photos'}", "tasks.denoise.sigma=50", "only_new=true"]
-    poll += ["lineage=false", "max_latency_ratio=1000"]
+    poll += ["lineage=false", "max_latency_ratio=1000", f"store=file://{tmp_path}/locks"]
     act_as("training")
     first = register(tmp_path, 0.05)
     with monkeypatch.context() as patch:
@@ -287,7 +287,7 @@ def test_a_model_s_way_from_training_to_champion(
     act_as("promoter")
     tracking.set_alias("denoise", "previous", first)
     tracking.set_alias("denoise", "champion", second)
-    assert promote.main(["task=denoise", "rollback=true"]) == 0
+    assert promote.main(["task=denoise", "rollback=true", f"store=file://{tmp_path}/locks"]) == 0
     assert champion() == first
 
 

@@ -142,7 +142,12 @@ def test_submitted_jobs_leave_no_secret(command: Command, ray_folder: Path, tmp_
             {"MLFLOW_TRACKING_URI": "postgresql+psycopg://mlflow:{}@127.0.0.1:9/mlflow"},
             "PGPASSWORD for PostgreSQL",
         ),
-        ("training/promote.py", ["images=sample"], {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "does not answer"),
+        (
+            "training/promote.py",
+            ["images=sample", "store=s3://bucket/x"],
+            {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+            "does not answer",
+        ),
         ("training/run.py", ["task=sr", "store=s3://me:{}@bucket/x"], {}, "an address holds a password"),
         ("infra/submit.py", ["a", "upload=false", "address=http://127.0.0.1:9", "--", "true"], {}, "no Ray answers"),
         (
