@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Two processes, as much of the time is waiting. A file's tests share what is dear to set up.
+TESTING = -q -rs --durations=15 -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 READY := $(VENV)/.ready
 
 .PHONY: setup demo test test-slow lint clean
@@ -21,10 +23,10 @@ demo: $(READY)
 test: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest -q -rs --durations=15 $(PYTEST)
+	$(RUN) -m pytest $(TESTING)
 
 test-slow: $(READY)
-	$(RUN) -m pytest -q -rs --durations=15 -m 'slow or not slow' $(PYTEST)
+	$(RUN) -m pytest $(TESTING) -m 'slow or not slow'
 
 lint: $(READY)
 	$(RUN) -m ruff check --fix .
