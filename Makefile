@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Two processes, as much of the time is waiting. A file's tests share what is dear to set up.
-TESTING = -q -rs --durations=15 -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+TESTING = -q -rs --durations=15 -n 2 --dist loadfile $(PYTEST)
 READY := $(VENV)/.ready
 
 .PHONY: setup demo test test-slow lint clean

@@ -17,20 +17,6 @@ hypothesis.settings.register_profile("kgt", deadline=None)  # timings decide no 
 hypothesis.settings.load_profile("kgt")
 
 
-FIRST = (
-    *("training/test_run.py", "pipelines/test_kills.py", "training/test_resume.py", "infra/test_submit.py"),
-    *("pipelines/test_commands.py", "infra/test_nodes.py", "training/test_nodes.py", "kgt/kernels/test_interpreted.py"),
-    *("benchmarks/test_scripts.py", "training/test_promotion.py", "pipelines/test_faults.py"),
-)
-"""Files that take a minute or more: where several processes share the tests, none of these may be left for the end."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files."""
-    places = {ROOT / "tests" / name: place for place, name in enumerate(FIRST)}
-    items.sort(key=lambda item: places.get(item.path, len(FIRST)))
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout's root."""

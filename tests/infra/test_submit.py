@@ -162,6 +162,7 @@ def test_no_two_ticks_of_a_name_are_at_work_and_a_stopped_job_is_no_success(
     assert "stopped" in err
 
 
+@pytest.mark.slow
 def test_of_two_that_are_submitted_at_once_the_later_gives_way_and_its_tick_is_free_again(
     submitting: Submitting, address: str, root: Path
 ) -> None:

@@ -180,6 +180,7 @@ def test_a_registered_version_can_be_made_again(
     assert "its weights are those of kgt-denoise version 1, bit for bit" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # test_engine has the same in one process
 @pytest.mark.usefixtures("mlflow_database", "ray_local")
 def test_another_engine_trains_the_same_model(undisturbed: Ran, denoise_store: str, out: Path) -> None:
     """ZeRO 3 in bfloat16, by micro-steps, activations computed again, two steps of it traced: only rounding differs."""
