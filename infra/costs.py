@@ -28,9 +28,9 @@ if __name__ == "__main__":  # a script's own folder comes first otherwise
 
 from kgt.errors import UserError, as_command
 from kgt.tasks import nearest
-from pipelines.options import about, parse
+from pipelines.options import about, divided, parse
 from training.config import RunConfig, read_configs
-from training.phases import Phase
+from training.phases import Phase, samples_each
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,12 +56,11 @@ class Options:
 @as_command()
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
-    words = list(argv)
-    at = words.index("--") if "--" in words else len(words)
-    options = parse(Options, words[:at], __doc__)
+    own, settings = divided(argv)
+    options = parse(Options, own, __doc__)
     prices = _read(options.prices)
     if options.instance:
-        for config in read_configs(words[at + 1 :], __doc__):
+        for config in read_configs(settings, __doc__):
             print(training_line(prices, options, config))
         return 0
     print(f"Prices: {prices['place']}, {prices['date']} ({prices['source']}).\n")
@@ -78,8 +77,7 @@ def synthesis_table(prices: Json, measured: Json) -> list[str]:
         f"A million pairs (256 pixels a side), hours and {prices['currency']} on demand / spot, from pairs a second "
         f"on {cores} cores ({measured['device']}, {measured['date']}):",
         "",
-        "| task | pairs/s a core |" + "".join(f" {kind['name']} |" for kind in kinds),
-        "|---|---:|" + "---:|" * len(kinds),
+        *_head("task", "pairs/s a core", kinds),
     ]
     for row in measured["rows"]:
         a_core = row["job, pairs/s"] / cores
@@ -98,8 +96,7 @@ def training_table(prices: Json, runs: Json, steps: Json) -> list[str]:
         f"A training run, hours and {prices['currency']} on demand / spot, from core-hours of runs ({runs['device']}, "
         f"{runs['date']}) and of single steps ({steps['device']}, {steps['date']}):",
         "",
-        "| run | core-hours |" + "".join(f" {_named(kind)} |" for kind in kinds),
-        "|---|---:|" + "---:|" * len(kinds),
+        *_head("run", "core-hours", kinds),
     ]
     rows = [(f"`{row['run']}`, {row['steps']:,} steps", row["quiet"]) for row in runs["rows"]]
     for name, core_hours in (*rows, *_recipes(steps)):
@@ -160,12 +157,12 @@ def training_line(prices: Json, options: Options, config: RunConfig) -> str:
 def _pairs(config: RunConfig) -> list[tuple[Phase, int]]:
     """The phases of a run, and the pairs that each takes."""
     phases = config.phases()
-    ends = [*(phase.start for phase in phases[1:]), config.steps]
-    return [(phase, (end - phase.start) * phase.batch_size) for phase, end in zip(phases, ends, strict=True)]
+    return [*zip(phases, samples_each(phases, config.steps), strict=True)]
 
 
-def _named(kind: Json) -> str:
-    return f"{kind['name']} ({kind['gpus']})" if "gpus" in kind else kind["name"]
+def _head(what: str, measured: str, kinds: Sequence[Json]) -> list[str]:
+    names = [f"{kind['name']} ({kind['gpus']})" if "gpus" in kind else kind["name"] for kind in kinds]
+    return [f"| {what} | {measured} | " + " | ".join(names) + " |", "|---|---:|" + "---:|" * len(kinds)]
 
 
 def _price(hours: float, kind: Json) -> str:

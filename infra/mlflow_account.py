@@ -12,7 +12,6 @@ An account may what it was last given here. All else that it was ever given, or 
 """
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,9 +25,9 @@ import requests
 
 from kgt.errors import UserError, as_command
 from kgt.home import tracking_uri
-from kgt.registry import EXPERIMENT, model_name
+from kgt.registry import EXPERIMENT, INTO, model_name
 from kgt.tasks import TASKS
-from pipelines.options import about, parse
+from pipelines.options import about, parse_named
 
 SHORTEST = 12
 
@@ -53,12 +52,8 @@ class Options:
 @as_command()
 def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
-    if {"-h", "--help"} & set(argv):
-        parse(Options, ["--help"], __doc__)
-    if not argv or "=" in argv[0]:
-        raise UserError("name the account first, as in: python infra/mlflow_account.py training role=train")
-    name, *settings = argv
-    options = parse(Options, settings, __doc__)
+    wanted = "name the account first, as in: python infra/mlflow_account.py training role=train"
+    name, options = parse_named(Options, argv, __doc__, wanted)
     check_into(options)
     uri = tracking_uri()
     if not uri.startswith(("http://", "https://")):
@@ -74,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 def check_into(options: Options) -> None:
     """Raises UserError for a name that promotion does not take, or a role that promotes nothing."""
     for into in options.into:
-        if not re.fullmatch(r"[a-z0-9-]+", into):
+        if not INTO.fullmatch(into):
             raise UserError(f"into={into}: write letters, digits and dashes, as in into=[prod]")
     if options.into and options.role != "promote":
         raise UserError(f"into={','.join(options.into)}: role={options.role} promotes nothing into a second model")

@@ -26,7 +26,7 @@ if __name__ == "__main__":  # a script's own folder comes first otherwise
 from infra import upload
 from kgt.addresses import without_password
 from kgt.errors import UserError, as_command
-from pipelines.options import about, parse
+from pipelines.options import about, divided, parse_named
 
 ROOT = Path(__file__).resolve().parents[1]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -73,16 +73,9 @@ def main(argv: Sequence[str]) -> int:
 
 def read(argv: Sequence[str]) -> tuple[str, Options, list[str]]:
     """The name, the options with their defaults filled in, and the command's words. Raises UserError."""
-    before, command = list(argv), []
-    if "--" in before:
-        at = before.index("--")
-        before, command = before[:at], before[at + 1 :]
-    if {"-h", "--help"} & set(before):
-        parse(Options, ["--help"], __doc__)
-    if not before or "=" in before[0]:
-        raise UserError("name the job first, as in: python infra/submit.py train -- python training/run.py task=all")
-    name, *settings = before
-    options = parse(Options, settings, __doc__)
+    before, command = divided(argv)
+    wanted = "name the job first, as in: python infra/submit.py train -- python training/run.py task=all"
+    name, options = parse_named(Options, before, __doc__, wanted)
     options.tick = options.tick or time.strftime("%Y-%m-%d", time.gmtime())
     options.address = (options.address or os.environ.get("RAY_ADDRESS") or "http://127.0.0.1:8265").rstrip("/")
     if not options.address.startswith(("http://", "https://")):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 EXPERIMENT = "kgt"
 """The one experiment that has the runs of all tasks."""
 
+INTO = re.compile(r"[a-z0-9-]+")
+"""What the name of a second model of a task may end in, see `model_name`."""
+
 WEIGHTS_ARTIFACT = "artifacts/weights.safetensors"
 """Where a registered KGT keeps its weights, below the model's root."""
 

@@ -59,6 +59,25 @@ def parse(schema: type[SchemaT], argv: Sequence[str], usage: str) -> SchemaT:
     return _replace_texts(OmegaConf.to_object(config), texts)
 
 
+def parse_named(schema: type[SchemaT], argv: Sequence[str], usage: str, wanted: str) -> tuple[str, SchemaT]:
+    """A name, and the schema's instance that the words after it describe (see `parse`).
+
+    Raises UserError, which says what is `wanted`, where no name comes first.
+    """
+    if {"-h", "--help"} & set(argv):
+        parse(schema, ["--help"], usage)
+    if not argv or "=" in argv[0]:
+        raise UserError(wanted)
+    return argv[0], parse(schema, argv[1:], usage)
+
+
+def divided(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before the first `--`, and those after it."""
+    words = list(argv)
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
+
+
 def expand_tasks(value: str | Sequence[str]) -> list[str]:
     """`all`, one name or several as a list of names, each once. Raises UserError with the nearest right name."""
     if value == "all":

@@ -181,15 +181,20 @@ class RunConfig:
         return range(self.min_workers or self.workers, self.workers + 1)
 
 
+COMPUTATION = (
+    "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "accumulate",
+    "activation_checkpointing",
+    "offload",
+)
+"""The settings that decide no more than the last bits of what comes out, or on which machines it runs."""
+
 EXECUTION = frozenset(
     (
-        "workers",
+        *COMPUTATION,
         "min_workers",
-        "cpus_per_worker",
-        "gpus_per_worker",
-        "accumulate",
-        "activation_checkpointing",
-        "offload",
         "checkpoint_every",
         "keep",
         "at_once",
@@ -205,16 +210,7 @@ EXECUTION = frozenset(
         "out",
     )
 )
-
-COMPUTATION = (
-    "workers",
-    "cpus_per_worker",
-    "gpus_per_worker",
-    "accumulate",
-    "activation_checkpointing",
-    "offload",
-)
-"""Those of EXECUTION that decide the last bits of what comes out, or on which machines it runs."""
+"""What a run may be given another value of when it goes on."""
 
 _LEAST = {
     "steps": 1,
@@ -281,37 +277,6 @@ def loss_terms(loss: str) -> dict[str, float]:
             raise UserError(f"loss={loss}: each term stands once, with a weight above 0")
         terms[name] = weight
     return terms
-
-
-def deepspeed_config(config: RunConfig) -> dict[str, Any]:
-    """What DeepSpeed is told: derived here and nowhere else, and logged with the run.
-
-    The batch is that of the first phase. Of `precision` it is told nothing: weights and gradients are float32 always,
-    and the model computes under torch's autocast (see `engine.DeepSpeedEngine`).
-    """
-    batch_size = config.phases()[0].batch_size
-    zero: dict[str, Any] = {
-        "stage": config.zero,
-        # Buckets for models of our size: the defaults would set 2 GB aside for each.
-        "reduce_bucket_size": 20_000_000,
-        "allgather_bucket_size": 20_000_000,
-        # Smaller weights stay whole everywhere. The default is larger than a projection of kgt-s.
-        "stage3_param_persistence_threshold": 10_000,
-    }
-    if config.offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": bool(config.gpus_per_worker)}
-    if config.offload == "parameters":
-        zero["offload_param"] = {"device": "cpu", "pin_memory": bool(config.gpus_per_worker)}
-    return {
-        "train_batch_size": batch_size,
-        "train_micro_batch_size_per_gpu": batch_size // config.workers // config.accumulate,
-        "gradient_accumulation_steps": config.accumulate,
-        "gradient_clipping": config.clip,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,  # the optimizer is ours: torch's Adam or AdamW
-        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own for offloading wants a compiler on every machine
-        "steps_per_print": None,
-    }
 
 
 def _recipe(recipe: str, task: str) -> list[str]:

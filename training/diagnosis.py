@@ -1,10 +1,28 @@
 """Where a loss or a gradient that is not finite comes from."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from training.data import Batch
+    from training.engine import DeepSpeedEngine
+
+
+def diagnosis(engine: "DeepSpeedEngine", batch: "Batch", k: int) -> str:
+    """What is wrong, on whichever rank, and what may help. Every rank calls it."""
+    if cause := _first(spoilt("images", {"degraded": batch.degraded, "clean": batch.clean})):
+        return f"{cause}; `python pipelines/datasets.py verify` checks the shards"
+    cause = (
+        _first(spoilt("weights", engine.weights()))
+        # Not before all ranks are here: under ZeRO 3 they need one another to compute.
+        or _first(spoilt_module(engine.model, lambda: engine.forward(batch.degraded, k)))
+        or "images, weights and activations are finite, but the gradient is not"
+    )
+    return f"{cause}; a new run (another out=) with a lower lr= or clip=, or precision=fp32, may help"
 
 
 def spoilt(kind: str, tensors: Mapping[str, Tensor]) -> str | None:
@@ -32,3 +50,10 @@ def spoilt_module(model: nn.Module, forward: Callable[[], Tensor]) -> str | None
         for handle in handles:
             handle.remove()
     return f"what {found[0]} returns is not finite" if found else None
+
+
+def _first(found: str | None) -> str | None:
+    """What the first rank that found something has found. Every rank calls it."""
+    all_found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(all_found, found)
+    return next(filter(None, all_found), None)

@@ -1,4 +1,4 @@
-"""DeepSpeed, which no other file imports. Its settings are derived from ours in `config.deepspeed_config`.
+"""DeepSpeed, which no other file imports. Its settings are derived from ours in `deepspeed_config.py`.
 
 Mixed precision is torch's autocast inside the model. DeepSpeed's own would cast weights and images: to bfloat16's eight
 bits, as deep as the images are, while averages, checkpoints and position bias want the weights in float32.
@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kgt.errors import UserError
-from training.config import RunConfig, deepspeed_config
+from training.config import RunConfig
+from training.deepspeed_config import deepspeed_config
 
 # A job without GPUs is shown none (see fit.py).
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")

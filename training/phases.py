@@ -51,14 +51,15 @@ def phase_at(phases: Sequence[Phase], step: int) -> Phase:
     return next(phase for phase in reversed(phases) if phase.start <= step)
 
 
+def samples_each(phases: Sequence[Phase], step: int) -> list[int]:
+    """How many pairs those steps of each phase took that come before `step`."""
+    ends = [*(phase.start for phase in phases[1:]), step]
+    return [max(0, min(end, step) - phase.start) * phase.batch_size for phase, end in zip(phases, ends, strict=True)]
+
+
 def samples_before(phases: Sequence[Phase], step: int) -> int:
     """How many pairs the steps before `step` took."""
-    ends = [*(phase.start for phase in phases[1:]), step]
-    return sum(
-        (min(end, step) - phase.start) * phase.batch_size
-        for phase, end in zip(phases, ends, strict=True)
-        if phase.start < step
-    )
+    return sum(samples_each(phases, step))
 
 
 def written(values: int | Sequence[int]) -> str:

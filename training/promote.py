@@ -18,7 +18,6 @@ minutes, tasks are left out whose challenger is decided about or is not there ye
 where a challenger was refused, 2 where nothing could be decided.
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ if __name__ == "__main__":  # a script's own folder comes first otherwise, and h
 
 from kgt.errors import UserError, as_command
 from kgt.home import tracking_uri
+from kgt.registry import INTO
 from pipelines.json_report import check_report, write_report
 from pipelines.options import about, expand_tasks, parse
 from pipelines.storage import open_store
@@ -59,7 +59,7 @@ class Options(MeasureOptions):
 
     def promoter(self) -> Promoter:
         """Raises UserError for thresholds that are none, no name for a second model, or no store where it takes one."""
-        if not re.fullmatch(r"[a-z0-9-]*", self.into):
+        if self.into and not INTO.fullmatch(self.into):
             raise UserError(f"into={self.into}: write letters, digits and dashes, as in into=prod")
         if not self.store and urlsplit(tracking_uri()).scheme not in ("", "file", "sqlite"):
             raise UserError(

@@ -12,7 +12,8 @@ from kgt.errors import UserError
 from pipelines import versions
 from pipelines.storage import open_store
 from training import history, jobs, origin, tracking
-from training.config import RunConfig, deepspeed_config
+from training.config import RunConfig
+from training.deepspeed_config import deepspeed_config
 from training.mixture import listed, written
 from training.plan import Job, Start
 
@@ -81,14 +82,17 @@ def pin(tags: Mapping[str, str], name: str) -> None:
 
     That of the versions it was warm-started from is kept as far as it is there.
     """
-    for dataset in datasets_of(tags):
-        versions.pin(open_store(dataset.store), dataset.task, dataset.version, name)
+    _pin_own(tags, name)
     for address, ancestor in _ancestors(tags):
         try:
-            for dataset in datasets_of(ancestor):
-                versions.pin(open_store(dataset.store), dataset.task, dataset.version, name)
+            _pin_own(ancestor, name)
         except UserError as error:
             logger.warning("the data of %s, which %s comes from, is not kept: %s", address, name, error)
+
+
+def _pin_own(tags: Mapping[str, str], name: str) -> None:
+    for dataset in datasets_of(tags):
+        versions.pin(open_store(dataset.store), dataset.task, dataset.version, name)
 
 
 def _ancestors(tags: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:

@@ -28,7 +28,7 @@ from training import checkpoint
 from training.board import Picture
 from training.config import loss_terms
 from training.data import Batch, Prefetcher, undone_batches
-from training.diagnosis import spoilt, spoilt_module
+from training.diagnosis import diagnosis
 from training.ema import Ema
 from training.engine import DeepSpeedEngine, make_universal
 from training.losses import weighted
@@ -70,8 +70,8 @@ def train(loop: dict[str, Any]) -> None:
         loader = Prefetcher(source, job.config.loader_threads)
         try:
             if state.unvalidated is not None:
-                state.conclude(**state.unvalidated)
-                stopping = state.anywhere(reporter is not None and reporter.stopping)
+                state.conclude(StepOutcome(**state.unvalidated["outcome"]), state.unvalidated["figures"])
+                stopping = state.stopping()
                 if state.checkpoint_due():  # it is the best
                     state.save()
             begun = time.perf_counter()
@@ -82,14 +82,14 @@ def train(loop: dict[str, Any]) -> None:
                 ended = time.perf_counter()
                 figures["wait"] = loader.waited
                 figures["seconds"] = ended - begun  # with what came after the step before, such as its report
-                begun = ended + state.conclude(dataclasses.asdict(outcome), figures)
+                begun = ended + state.conclude(outcome, figures)
                 if state.skipped_in_row >= job.config.max_skipped:
                     raise _not_finite(job, state, batch, outcome, figures)
                 exporting = time.perf_counter()
                 if trace := profiler.end(state.step):
                     reporter.say(f"trace of torch.profiler: {trace}")
                 begun += time.perf_counter() - exporting
-                stopping = state.anywhere(reporter is not None and reporter.stopping)
+                stopping = state.stopping()
                 if state.checkpoint_due() or stopping:
                     begun += state.save()
         finally:
@@ -155,6 +155,10 @@ class _State:
         """Whether any rank wishes it: the same answer on all of them, which all ask."""
         return self.engine.mean(torch.tensor([float(wish)], device=self.device)).item() > 0
 
+    def stopping(self) -> bool:
+        """Whether the run is to stop at its next checkpoint: the same answer on every rank; every rank calls it."""
+        return self.anywhere(self.reporter is not None and self.reporter.stopping)
+
     def _latest(self) -> checkpoint.Checkpoint | None:
         """The last committed checkpoint, the same on every rank. Raises CheckpointError where it is another run's."""
         found = [checkpoint.latest(self.store, self.job.task) if self.rank == 0 else None]
@@ -200,7 +204,7 @@ class _State:
         best = self.best is not None and self.best["step"] == self.step
         return self.step % self.job.config.checkpoint_every == 0 or self.step == self.job.config.steps or best
 
-    def conclude(self, outcome: dict[str, Any], figures: dict[str, float]) -> float:
+    def conclude(self, outcome: StepOutcome, figures: dict[str, float]) -> float:
         """Validate where it is due, and report the step. How many seconds the first took; every rank calls it.
 
         Where the run is to stop meanwhile, both are left to whoever goes on from this step.
@@ -208,10 +212,12 @@ class _State:
         started = time.perf_counter()
         validated = self._validate() if self.validation_due() else {}
         seconds = time.perf_counter() - started
-        self.unvalidated = {"outcome": outcome, "figures": figures} if validated is None else None
-        if self.reporter and validated is not None:
+        self.unvalidated = None
+        if validated is None:
+            self.unvalidated = {"outcome": dataclasses.asdict(outcome), "figures": figures}
+        elif self.reporter:
             took = {"validation": seconds} if validated else {}
-            self.reporter.add(self.step, StepOutcome(**outcome), figures | validated | took)
+            self.reporter.add(self.step, outcome, figures | validated | took)
         return seconds
 
     def _validate(self) -> dict[str, float] | None:
@@ -358,28 +364,8 @@ def _not_finite(job: Job, state: _State, batch: Batch, outcome: StepOutcome, fig
     k, rate = figures["k"], figures["lr"]
     return NotFinite(
         f"{state.skipped_in_row} steps in a row gave a loss or gradient that is not finite "
-        f"(last loss {outcome.loss}, k={k}, lr={rate:.3g}): {_diagnosis(state.engine, batch, k)}"
+        f"(last loss {outcome.loss}, k={k}, lr={rate:.3g}): {diagnosis(state.engine, batch, k)}"
     )
-
-
-def _diagnosis(engine: DeepSpeedEngine, batch: Batch, k: int) -> str:
-    """What is wrong, on whichever rank, and what may help. Every rank calls it."""
-    if cause := _first(spoilt("images", {"degraded": batch.degraded, "clean": batch.clean})):
-        return f"{cause}; `python pipelines/datasets.py verify` checks the shards"
-    cause = (
-        _first(spoilt("weights", engine.weights()))
-        # Not before all ranks are here: under ZeRO 3 they need one another to compute.
-        or _first(spoilt_module(engine.model, lambda: engine.forward(batch.degraded, k)))
-        or "images, weights and activations are finite, but the gradient is not"
-    )
-    return f"{cause}; a new run (another out=) with a lower lr= or clip=, or precision=fp32, may help"
-
-
-def _first(found: str | None) -> str | None:
-    """What the first rank that found something has found. Every rank calls it."""
-    all_found: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(all_found, found)
-    return next(filter(None, all_found), None)
 
 
 def _gather(value: Any) -> list[Any] | None:

@@ -8,7 +8,8 @@ import yaml
 from kgt.errors import UserError
 from kgt.tasks import TASKS
 from training import config as config_module
-from training.config import EXECUTION, RECIPES, RunConfig, deepspeed_config, loss_terms, read_configs
+from training.config import EXECUTION, RECIPES, RunConfig, loss_terms, read_configs
+from training.deepspeed_config import deepspeed_config
 from training.losses import LOSSES
 from training.phases import Phase
 

@@ -1,6 +1,5 @@
 """What a worker makes of a step that cannot be."""
 
-import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ from training.config import RunConfig
 from training.data import Batch
 from training.losses import l1
 from training.phases import Phase
+from training.step import StepOutcome
 
 
 class Full:
@@ -65,8 +65,7 @@ def test_a_batch_beyond_all_memory_is_refused_before_it_is_read() -> None:
 
 def test_a_validation_cut_short_is_made_up_for_by_whoever_goes_on() -> None:
     """The record of its step comes once, with the validation."""
-    reported, outcome, figures = [], {"loss": 0.1, "mse": 0.2, "applied": True}, {"k": 64}
-    outcome |= {"forward": 1.0, "backward": 2.0, "update": 3.0}
+    reported, outcome, figures = [], StepOutcome(0.1, 0.2, True, 1.0, 2.0, 3.0), {"k": 64}
     answers = [None, {"val_psnr": 30.0}]
     state = object.__new__(worker._State)
     state.step, state.unvalidated = 5, None
@@ -74,8 +73,8 @@ def test_a_validation_cut_short_is_made_up_for_by_whoever_goes_on() -> None:
     state.validation_due, state._validate = lambda: True, lambda: answers.pop(0)
     state.conclude(outcome, figures)
     assert not reported
-    state.unvalidated = json.loads(json.dumps(state.unvalidated))  # as a checkpoint keeps it
-    state.conclude(**state.unvalidated)
+    kept = json.loads(json.dumps(state.unvalidated))  # as a checkpoint keeps it
+    state.conclude(StepOutcome(**kept["outcome"]), kept["figures"])
     ((step, reported_outcome, reported_figures),) = reported
-    assert (step, dataclasses.asdict(reported_outcome), state.unvalidated) == (5, outcome, None)
+    assert (step, reported_outcome, state.unvalidated) == (5, outcome, None)
     assert reported_figures | {"validation": 0} == {"k": 64, "val_psnr": 30.0, "validation": 0}
