@@ -24,6 +24,7 @@ from training.alarms import Alarms, tell
 from training.board import Board, Lost, Picture
 from training.display import Display
 from training.interruption import Interruption
+from training.lock import Lock, held, of_run
 from training.metric_log import MetricLog
 from training.plan import Job
 
@@ -58,12 +59,15 @@ class _Stopped(Exception):
 def run(todo: Sequence[Job], interruption: Interruption) -> list[Outcome]:
     """Train, validate and register every task; how each one ended. A finished one is left as it is.
 
-    Raises UserError before anything is started or written; and where Ray itself dies.
+    Raises UserError before anything is started or written, also where another driver has the run; where Ray itself
+    dies; and where another driver has taken the run over, as this one stood still.
     """
     results = {job.task: _finished(job) for job in todo}
     fresh = [job for job in todo if results[job.task] is None]
     outcomes = {task: Outcome(task, result, kept=True) for task, result in results.items() if result}
     if fresh:
+        lock = of_run(open_store(fresh[0].config.out))
+        lock.wait()
         tracking.open_tracking()
         cluster.connect()
         stores = [dataset.store for dataset in fresh[0].plan.datasets]
@@ -71,9 +75,10 @@ def run(todo: Sequence[Job], interruption: Interruption) -> list[Outcome]:
             cluster.refuse_local_state(url)
         slots = _slots(fresh[0])
         check_writable(open_store(fresh[0].config.out))
-        jobs.commit(fresh)
-        with ray_death.surviving(), interruption:
-            outcomes |= {outcome.task: outcome for outcome in _Controller(fresh, slots, interruption).run()}
+        with held(lock):
+            jobs.commit(fresh)
+            with ray_death.surviving(), interruption:
+                outcomes |= {outcome.task: outcome for outcome in _Controller(fresh, slots, interruption, lock).run()}
     return [outcomes[job.task] for job in todo]
 
 
@@ -89,11 +94,12 @@ def _finished(job: Job) -> dict[str, Any] | None:
 class _Controller:
     """One run on a connected cluster. Every task has a thread here, which only waits for Ray."""
 
-    def __init__(self, todo: Sequence[Job], slots: int, interruption: Interruption) -> None:
+    def __init__(self, todo: Sequence[Job], slots: int, interruption: Interruption, lock: Lock) -> None:
         self._todo = todo
         self._store = open_store(todo[0].config.out)
         self._slots = slots
         self._interruption = interruption
+        self._lock = lock
         self._stopping = threading.Event()  # asked to stop
         self._over = threading.Event()  # Ray is gone, or given up
         self._training: set[str] = set()  # the tasks that have workers, or wait for them
@@ -119,13 +125,16 @@ class _Controller:
                 while not all(future.done() for future in futures.values()):
                     time.sleep(POLL_SECONDS)
                     self._collect()
+                    if self._lock.lost:
+                        raise self._lock.lost
                     if self._interruption.signal and not self._stopping.is_set():
                         self._stop()
                 self._collect()
-            except BaseException:
+            except BaseException as error:
                 self._over.set()
                 ray.shutdown()
-                self._abort()
+                if error is not self._lock.lost:  # else MLflow's runs are those of whom the lock has
+                    self._abort()
                 raise
         outcomes = [_outcome(task, future) for task, future in futures.items()]
         ended = {self._runs[outcome.task]: _status([outcome]) for outcome in outcomes}

@@ -20,7 +20,7 @@ from pipelines.storage import Store
 from training import fitness, provenance, tracking
 from training.comparison import images_needed, paired
 from training.evaluation import Row, evaluate_task, load_model
-from training.lock import Lock, held
+from training.lock import Lock, held, of_promotion
 from training.tracking import ModelVersion
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
@@ -120,7 +120,7 @@ class Promoter:
 
     def _alone(self, task: str, decide: Callable[[str, Lock], Decision]) -> Decision:
         try:
-            with held(self.store, model_name(task, self.into)) as lock:
+            with held(of_promotion(self.store, model_name(task, self.into))) as lock:
                 return decide(task, lock)
         except UserError as error:
             return Decision(task, "failed", str(error))

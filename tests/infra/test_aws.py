@@ -246,13 +246,13 @@ import sys
 from kgt.errors import UserError
 from pipelines.sources import list_sources
 from pipelines.storage import check_writable, open_store
-from training.lock import held
+from training.lock import held, of_promotion
 clean, shards, runs = sys.argv[1:]
 (photograph, *_) = list_sources(clean, licence="")
 assert photograph.read()
 store = open_store(shards)
 for _ in range(2):
-    with held(store, "kgt-denoise") as lock:
+    with held(of_promotion(store, "kgt-denoise")) as lock:
         lock.renew()
 assert store.get("denoise/versions/v000001.json")
 pin = "denoise/pins/v000001/kgt-denoise-v1.json"

@@ -1,20 +1,23 @@
-"""The lock of a promotion: one holder, who is killed, stands still, or sees another take over."""
+"""The lock of a promotion or a run: one holder, who is killed, stands still, or sees another take over."""
 
+import json
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kgt.errors import UserError
-from pipelines.storage import Absent, Store, open_store, read_json
-from training import lock
-from training.lock import Lock, held
+from pipelines.storage import Absent, Store, Unavailable, open_store, read_json
+from training import lock, processes
+from training.lock import Lock, TakenOver, held, of_promotion, of_run
 
 MODEL, KEY = "kgt-denoise", "locks/kgt-denoise.json"
 
@@ -23,8 +26,9 @@ import sys
 import time
 from pipelines.storage import open_store
 from training import lock
-lock.LEASE, lock._RENEWAL = 4.0, 0.5
-with lock.held(open_store(sys.argv[1]), "kgt-denoise"):
+lock.PROMOTION_LEASE = lock.RUN_LEASE = float(sys.argv[2])
+store = open_store(sys.argv[1])
+with lock.held(lock.of_promotion(store, "kgt-denoise")), lock.held(lock.of_run(store)):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -37,6 +41,33 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store(f"s3://{request.getfixturevalue('s3_bucket')}/{tmp_path.name}")  # one memory serves all tests
 
 
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are looked for here are another machine's."""
+    monkeypatch.setattr(processes, "is_here", lambda process: False)
+
+
+@pytest.fixture
+def holder(root: Path) -> Iterator[Callable[[Store, float], subprocess.Popen[str]]]:
+    """Starts a process that holds both locks, with that lease."""
+    started = []
+
+    def start(store: Store, lease: float) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLDING, store.url, str(lease)]
+        started.append(subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout.readline() == "held\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def of_model(store: Store) -> Lock:
+    return of_promotion(store, MODEL)
+
+
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """From now on this machine's clock is ahead."""
     monkeypatch.setattr(lock, "_now", lambda: datetime.now(UTC) + timedelta(seconds=seconds))
@@ -44,67 +75,160 @@ def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 def test_a_lock_is_free_again_when_its_holder_is_done(store: Store) -> None:
     for _ in range(2):
-        with held(store, MODEL):
+        with held(of_model(store)):
             with pytest.raises(UserError, match=r"is being promoted by .* since 20.*: wait for it; .* ends at 20"):
-                Lock(store, MODEL).take()
-            with held(store, "kgt-sr"):  # another model's
+                of_model(store).take()
+            with held(of_promotion(store, "kgt-sr")):  # another model's
                 pass
+        with held(of_run(store)), pytest.raises(UserError, match=r"is being trained by .* or give another out=; .* 20"):
+            of_run(store).wait()
+        of_run(store).wait()
 
 
-def test_a_killed_holder_s_lock_ends_by_itself(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_holder_s_lock_is_free_at_once_on_its_machine(
+    tmp_path: Path, holder: Callable[[Store, float], subprocess.Popen[str]]
+) -> None:
+    """Also where nobody has waited for the process."""
+    store = open_store(f"file://{tmp_path}/store")
+    process = holder(store, 600)
+    for made in (of_model, of_run):
+        with pytest.raises(UserError, match=rf"\(process {process.pid}\)"):
+            made(store).wait()
+    process.send_signal(signal.SIGKILL)
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    for made in (of_model, of_run):
+        made(store).wait()
+        made(store).take()
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_killed_holder_s_lock_ends_by_itself_on_another_machine(
+    tmp_path: Path,
+    holder: Callable[[Store, float], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """And no sooner: it is renewed while the process lives."""
     store = open_store(f"file://{tmp_path}/store")
-    process = subprocess.Popen([sys.executable, "-c", HOLDING, store.url], cwd=root, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "held\n"
-        first = read_json(store, KEY)["until"]
-        while read_json(store, KEY)["until"] <= first:
-            assert process.poll() is None
-            time.sleep(0.2)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    monkeypatch.setattr(lock, "_LOOK", 0.05)
+    process = holder(store, 3)
+    with pytest.raises(UserError, match=rf"the run file://.* is being trained by .* \(process {process.pid}\) since"):
+        of_run(store).wait()  # after a sign of life
+    assert "which cannot be seen from here: waiting up to 90 s" in caplog.text
+    process.kill()
+    process.wait()
+    with pytest.raises(UserError, match=rf"\(process {process.pid}\)"):
+        of_run(store).take()
+    of_run(store).wait()
+    with held(of_run(store)):
+        pass
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_machine_whose_clock_is_ahead_holds_no_lock_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(f"file://{tmp_path}/store")
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "_now", lambda: datetime.fromisoformat(first))
-        with pytest.raises(UserError, match=rf"\(process {process.pid}\)"):
-            Lock(store, MODEL).take()
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with held(store, MODEL):
-                return
-        except UserError:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        later(patch, 3600)
+        of_run(store).take()
+    monkeypatch.setattr(lock, "_LOOK", 0.05)
+    monkeypatch.setattr(lock, "RUN_LEASE", 0.3)
+    following = of_run(store)
+    with pytest.raises(UserError, match="is being trained by"):
+        following.take()
+    following.wait()
+    following.take()
+    following.renew()
+
+
+def test_a_process_that_got_the_number_of_a_killed_one_is_another() -> None:
+    mine = processes.identity()
+    assert processes.is_here(mine)
+    assert not processes.has_ended(mine)
+    kernel, number, start = mine.rsplit(" ", 2)
+    assert processes.has_ended(f"{kernel} {number} {int(start) - 1}")
+    assert not processes.has_ended(f"another-boot pid:[1] {number} {int(start) - 1}")
+    for damaged in ("", "a b c", f"{kernel} ../.. 0", f"{kernel} {number}"):
+        assert not processes.is_here(damaged)
+        assert not processes.has_ended(damaged)
+    assert not processes.has_ended(f"{kernel} 1 0") or Path("/proc/1/stat").read_text().split()[21] != "0"
 
 
 def test_who_stood_still_learns_that_another_took_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    with held(store, MODEL) as stalled:
-        later(monkeypatch, 2 * lock.LEASE)
-        with held(store, MODEL) as second:
-            with pytest.raises(UserError, match=r"lock of kgt-denoise was taken over by .* at 20.*: decide again"):
+    with held(of_model(store)) as stalled:
+        later(monkeypatch, 2 * lock.PROMOTION_LEASE)
+        with held(of_model(store)) as second:
+            with pytest.raises(TakenOver, match=r"lock of kgt-denoise was taken over by .* at 20.*: decide again"):
                 stalled.renew()
             stalled.release()
             second.renew()  # what the first did changed nothing
-        with pytest.raises(UserError, match="taken over"):  # nor is it free for the first again
+        with pytest.raises(TakenOver, match="taken over by another"):  # nor is it free for the first again
             stalled.renew()
 
 
 def test_a_holder_whose_lock_has_ended_and_whom_nobody_followed_goes_on(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with held(store, MODEL) as slow:
-        later(monkeypatch, 2 * lock.LEASE)
+    with held(of_model(store)) as slow:
+        later(monkeypatch, 2 * lock.PROMOTION_LEASE)
         slow.renew()
         with pytest.raises(UserError, match="is being promoted by"):
-            Lock(store, MODEL).take()
+            of_model(store).take()
+        store.delete(KEY)  # by hand
+        slow.renew()
+        with pytest.raises(UserError, match="is being promoted by"):
+            of_model(store).take()
 
 
-@pytest.mark.parametrize("damaged", [b"", b"[]", b'{"holder": "a", "since": "b", "mark": "c", "until": "soon"}'])
+def test_a_store_that_is_away_takes_no_lock_from_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the thread meets that renews it: a store that is away for longer than a lease, then another's lock."""
+    store = open_store(f"file://{tmp_path}/store")
+    monkeypatch.setattr(lock, "RUN_LEASE", 0.3)
+    refused = []
+
+    def refuse(*_: object, **__: object) -> None:
+        refused.append(OSError("stale file handle") if len(refused) % 2 else Unavailable("does not answer"))
+        raise refused[-1]
+
+    with held(of_run(store)) as mine:
+        with monkeypatch.context() as away:
+            away.setattr(type(store), "put", refuse)
+            while len(refused) < 12:
+                time.sleep(0.02)
+        until = read_json(store, "lock.json")["until"]
+        while read_json(store, "lock.json")["until"] <= until:
+            time.sleep(0.02)
+        assert mine.lost is None
+        other = {**read_json(store, "lock.json"), "mark": "another", "holder": "me on another machine"}
+        store.put("lock.json", json.dumps(other).encode())
+        while mine.lost is None:
+            time.sleep(0.02)
+        assert re.search("was taken over by me on another machine at 20.*: once that has ended", str(mine.lost))
+    assert read_json(store, "lock.json") == other
+
+
+def test_an_own_write_that_arrives_late_is_no_loss(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was thought to have failed, and comes between the look at the lock and its renewal."""
+    with held(of_run(store)) as mine:
+        put, late = type(store).put, [mine._record()]
+
+        def put_late(self: Store, key: str, data: bytes, **named: object) -> str:
+            if late:
+                put(self, key, json.dumps(late.pop()).encode())
+            return put(self, key, data, **named)
+
+        monkeypatch.setattr(type(store), "put", put_late)
+        mine.renew()
+    assert read_json(store, "lock.json") == {}
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"[]", b'{"holder": "a", "process": "", "since": "b", "mark": "c", "until": "soon"}']
+)
 def test_a_damaged_lock_is_nobody_s(damaged: bytes, tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path}")
     store.put(KEY, damaged)
-    with held(store, MODEL):
+    with held(of_model(store)):
         assert re.fullmatch("20.*", read_json(store, KEY)["until"])
 
 
@@ -112,11 +236,11 @@ def test_a_damaged_lock_is_nobody_s(damaged: bytes, tmp_path: Path) -> None:
 def test_only_one_of_many_takes_a_lock(before: str | None, s3_bucket: str, tmp_path: Path) -> None:
     store, taken, barrier = open_store(f"s3://{s3_bucket}/{tmp_path.name}"), [], threading.Barrier(8)
     if before:
-        with held(store, MODEL):
+        with held(of_model(store)):
             pass
 
     def race() -> None:
-        mine = Lock(store, MODEL)
+        mine = of_model(store)
         barrier.wait()
         try:
             mine.take()
@@ -136,6 +260,6 @@ def test_a_store_that_is_gone_at_the_end_hides_no_result(tmp_path: Path) -> None
     """The lock ends by itself."""
     folder = tmp_path / "store"
     store = open_store(f"file://{folder}")
-    with held(store, MODEL):
+    with held(of_model(store)):
         (folder / KEY).unlink()
     store.put(KEY, b"", condition=Absent())

@@ -214,7 +214,7 @@ def test_of_two_promotions_at_once_one_wins(
     images: str, register: Register, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     version, store = register(0.03), open_store(f"file://{tmp_path}/locks")
-    with lock.held(store, "kgt-denoise"):
+    with lock.held(lock.of_promotion(store, "kgt-denoise")):
         assert promote.main([*ASKED, images, f"store={store.url}"]) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert re.search(rf"denoise: kgt-denoise is being promoted by .* \(process {os.getpid()}\) since 20", said)
@@ -238,8 +238,8 @@ def test_a_promotion_that_lost_its_lock_moves_nothing(
 
     def stand_still(*arguments: object, **named: object) -> list[Row]:
         rows = measure(*arguments, **named)
-        monkeypatch.setattr(lock, "_now", lambda: datetime.now(UTC) + timedelta(seconds=2 * lock.LEASE))
-        lock.Lock(store, "kgt-denoise").take()
+        monkeypatch.setattr(lock, "_now", lambda: datetime.now(UTC) + timedelta(seconds=2 * lock.PROMOTION_LEASE))
+        lock.of_promotion(store, "kgt-denoise").take()
         return rows
 
     monkeypatch.setattr(promotion, "evaluate_task", stand_still)

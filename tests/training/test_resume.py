@@ -8,6 +8,7 @@ every step has two micro-steps.
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +22,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from pipelines.storage import open_store, read_json
 from tests.training.conftest import MakeShards
 from training import checkpoint
 
@@ -79,6 +81,14 @@ ON_ONE_CORE = """
 import sys
 from pipelines import cluster
 cluster.connect(cores=1)
+from training.run import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+OF_A_SHORT_LEASE = """
+import sys
+from training import lock
+lock.RUN_LEASE = 6.0
 from training.run import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -155,6 +165,29 @@ def test_killed_anywhere_it_ends_in_the_same_bits(
     assert [step for step, _ in run.history("val_raw_psnr")] == [5, 10, 15]
     for file in ("weights.safetensors", "best.safetensors"):
         assert run.weights(file) == undisturbed.weights(file)
+
+
+def test_a_second_driver_is_refused_and_one_whose_run_was_taken_over_ends(run: Run) -> None:
+    """In one line each, and what is left is the other's: the lock, and the run in MLflow, which is not ended."""
+    first = run.start("steps=100000", script=["-c", OF_A_SHORT_LEASE])
+    run.wait_for_checkpoint(7, first)
+    second = run.command("steps=100000")
+    assert second.returncode == 2, second.stderr
+    who = rf"\S+ on \S+ \(process {first.pid}\)"
+    way = "wait for it, stop it, or give another out="
+    assert re.fullmatch(
+        rf"error: the run file://{run.out} is being trained by {who} since .*: {way}; .*\n", second.stderr
+    )
+    store = open_store(f"file://{run.out}")
+    taken = read_json(store, "lock.json") | {"holder": "me on another machine", "process": "", "mark": "another"}
+    store.put("lock.json", json.dumps(taken).encode())
+    stdout, stderr = first.communicate(timeout=120)
+    assert first.returncode == 2, stderr
+    assert f"error: the lock of the run {store.url} was taken over by me on another machine" in stderr.splitlines()[-1]
+    assert "Traceback" not in stdout + stderr
+    assert read_json(store, "lock.json") == taken
+    with sqlite3.connect(run.folder / "mlflow.db") as database:
+        assert list(database.execute("select distinct status from runs")) == [("RUNNING",)]
 
 
 @pytest.mark.slow
