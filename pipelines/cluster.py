@@ -6,7 +6,6 @@ import pickle
 import secrets
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,17 +18,14 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kgt.errors import UserError
+from pipelines.patience import patiently
 from pipelines.ray_death import DEATHS, die_with_raylet, surviving
-from pipelines.storage import Unavailable
 
 ROOT = Path(__file__).resolve().parents[1]
 _EXCLUDES = [".git", ".venv", "docs", "*.egg-info", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"]
 
 ROLE = "kgt-role"
 """The label by which a cluster's nodes say what they are for: `pipelines` or `training`. Without it, for anything."""
-
-PAUSES = (5.0, 15.0, 45.0, 60.0)
-"""Seconds before work is tried again whose store did not answer: outages of some minutes are survived."""
 
 # From which level on Ray Data's loggers are heard: the progress is ours, and that its bars are off was our choice.
 _CHATTER = {
@@ -215,15 +211,7 @@ class _Packed:
 
     def __call__(self, packed: dict[str, bytes]) -> dict[str, bytes]:
         try:
-            return {"row": pickle.dumps(self._patiently(pickle.loads(packed["row"])))}
+            row = pickle.loads(packed["row"])
+            return {"row": pickle.dumps(patiently(lambda: self.function(row)))}
         except UserError as error:
             return {"row": pickle.dumps(error)}
-
-    def _patiently(self, row: dict[str, Any]) -> dict[str, Any]:
-        for pause in PAUSES:
-            try:
-                return self.function(row)
-            except Unavailable as error:
-                logging.getLogger(__name__).warning("%s; trying again in %g s", error, pause)
-                time.sleep(pause)
-        return self.function(row)

@@ -16,6 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -205,6 +206,10 @@ class _Body(io.RawIOBase):
                     with self._store._trouble(self._key):
                         raise
                 self._connect()
+            except FlexibleChecksumError as error:
+                raise Unavailable(
+                    f"store {self._store.url} gave other bytes of {self._key} than were put there"
+                ) from error
         buffer[: len(chunk)] = chunk
         self._at += len(chunk)
         return len(chunk)

@@ -17,9 +17,11 @@ import re
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.patience import patiently
 from pipelines.storage import Malformed, Missing, Store, read_json
 
 MARKER = "COMMITTED.json"
@@ -70,12 +72,12 @@ def save(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         key = f"{base}/{rank}/{digest[:_DIGITS]}/{path.relative_to(folder).as_posix()}"
         part = Part(key, path.stat().st_size, digest)
-        store.put(part.key, path, sha256=digest)
+        patiently(partial(store.put, part.key, path, sha256=digest))
         mine.append(part)
     parts = gather(mine)
     if parts is not None:
         marker = Checkpoint(step, state, tuple(part for rank_parts in parts for part in rank_parts))
-        store.put(f"{base}/{MARKER}", json.dumps(asdict(marker), sort_keys=True).encode())
+        patiently(partial(store.put, f"{base}/{MARKER}", json.dumps(asdict(marker), sort_keys=True).encode()))
 
 
 def latest(store: Store, prefix: str) -> Checkpoint | None:
@@ -111,14 +113,9 @@ def fetch(store: Store, checkpoint: Checkpoint, folder: Path) -> None:
     for part in checkpoint.parts:
         path = folder / part.key.split("/checkpoints/")[1].split("/", 3)[3]
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with store.open(part.key) as source, path.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-        except Missing as error:
-            raise CheckpointError(_spoilt(store, part.key, "is gone")) from error
-        with path.open("rb") as file:
-            if path.stat().st_size != part.bytes or hashlib.file_digest(file, "sha256").hexdigest() != part.sha256:
-                raise CheckpointError(_spoilt(store, part.key, "is not what was committed"))
+        copied = partial(_copied, store, part, path)
+        if not patiently(copied) and not patiently(copied):  # once more: what to do about it is to delete it
+            raise CheckpointError(_spoilt(store, part.key, "is not what was committed"))
 
 
 def prune(store: Store, prefix: str, keep: int, besides: Collection[int] = ()) -> None:
@@ -135,6 +132,17 @@ def prune(store: Store, prefix: str, keep: int, besides: Collection[int] = ()) -
         step = int(key.removeprefix(f"{prefix}/checkpoints/").split("/")[0])
         if step < oldest and step not in besides:
             store.delete(key)
+
+
+def _copied(store: Store, part: Part, path: Path) -> bool:
+    """Copy a file of a checkpoint; whether that is what was committed. Raises CheckpointError where it is gone."""
+    try:
+        with store.open(part.key) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    except Missing as error:
+        raise CheckpointError(_spoilt(store, part.key, "is gone")) from error
+    with path.open("rb") as file:
+        return path.stat().st_size == part.bytes and hashlib.file_digest(file, "sha256").hexdigest() == part.sha256
 
 
 def _folder(prefix: str, step: int) -> str:

@@ -14,6 +14,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipelines import cluster
+from pipelines.patience import PAUSES
 from pipelines.storage import Unavailable, open_store
 from training import checkpoint, remote
 from training.board import Lost
@@ -44,7 +45,7 @@ def fit(job: Job, board: Any) -> None:
                 raise remote.TaskFailed(found.reason, str(error)) from None
             ray.get(board.say.remote(job.task, Lost(found.reason)))
             if found.store_away:
-                time.sleep(cluster.PAUSES[min(losses, len(cluster.PAUSES)) - 1])
+                time.sleep(PAUSES[min(losses, len(PAUSES)) - 1])
 
 
 def _saved(job: Job, before: int | None) -> int | None:

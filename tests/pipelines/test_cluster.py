@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kgt.errors import UserError
-from pipelines import cluster
+from pipelines import cluster, patience
 from pipelines.storage import Unavailable
 
 # Its own process: a cluster of two nodes cannot be joined by one that has a Ray of its own.
@@ -70,7 +70,7 @@ def test_a_store_that_does_not_answer_is_asked_again_a_few_times(
             raise Unavailable("no answer")
         return row
 
-    monkeypatch.setattr(cluster, "PAUSES", (0.0,) * 3)
+    monkeypatch.setattr(patience, "PAUSES", (0.0,) * 3)
     answer = pickle.loads(cluster._Packed(ask)({"row": pickle.dumps({"number": 1})})["row"])
     assert len(calls) == rounds
     assert answer == {"number": 1} if outages < rounds else isinstance(answer, Unavailable)

@@ -9,7 +9,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from kgt.errors import UserError
-from pipelines import cluster
+from pipelines.patience import PAUSES
 from pipelines.storage import Unavailable, open_store
 from training import checkpoint, fit, remote
 
@@ -71,7 +71,7 @@ def test_a_new_checkpoint_begins_the_count_anew(run: object) -> None:
 
 
 def test_a_store_that_is_away_is_given_time(run: object) -> None:
-    assert run(*[(0, AWAY)] * 2) == (3, [str(AWAY)] * 2, [*cluster.PAUSES[:2]])
+    assert run(*[(0, AWAY)] * 2) == (3, [str(AWAY)] * 2, [*PAUSES[:2]])
 
 
 def test_a_mistake_is_not_tried_again(run: object) -> None:
