@@ -4,8 +4,8 @@
     <task>/checkpoints/00000500/COMMITTED.json   the step, the data's state, every file's size and SHA-256
 
 A checkpoint without its marker does not exist. One with it is whole: each file is checked on loading, and none is ever
-overwritten by another, as its name holds its digest. A second driver of the same run, or what was on its way from a
-killed worker, spoils nothing that is committed.
+overwritten by another, as its name holds its digest. What was on its way from a killed worker, or from one whose driver
+has lost the run to another (see lock.py), spoils nothing that is committed.
 
 DeepSpeed unpickles its files. It is given those alone that a marker in the run's own prefix names, below that
 checkpoint's own folder, with the SHA-256 they were committed with: who may write there may run code in the run.

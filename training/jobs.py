@@ -3,6 +3,7 @@
 A run's folder (`out`, in any store):
 
     run.json                  the parent MLflow run
+    lock.json                 who drives the run, see lock.py; {} when nobody does
     <task>/init.safetensors   where it starts from, if `init=` is given
     <task>/run.json           the settings, the pinned versions, the MLflow run: what "the same command" goes on from;
                               and by which code it did (see history.py)

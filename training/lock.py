@@ -41,11 +41,11 @@ class TakenOver(UserError):
 
 @dataclass(frozen=True)
 class Terms:
-    """What a lock is of (`kgt-sr`) and what its holder does with that (`promoted`); what to do for whom it is refused,
-    and for whom has lost it; its lease in seconds."""
+    """What a lock is of (`kgt-sr`) and how its holder is named (`is being promoted by`); what to do for whom it is
+    refused, and for whom has lost it; its lease in seconds."""
 
     subject: str
-    doing: str
+    held_by: str
     refused: str
     lost: str
     lease: float
@@ -82,8 +82,8 @@ class Lock:
         if processes.is_here(first["process"]):
             raise self._refused(first)
         logger.warning(
-            "%s was being %s by %s, which cannot be seen from here: waiting up to %.0f s for a sign of its life",
-            *(self.terms.subject, self.terms.doing, first["holder"], self.terms.lease),
+            "%s %s %s, or was: waiting up to %d s for a sign of its life",
+            *(self.terms.subject, self.terms.held_by, first["holder"], self.terms.lease),
         )
         deadline = time.monotonic() + self.terms.lease
         while record == first and _is_held(record):
@@ -156,7 +156,7 @@ class Lock:
         return stat, None
 
     def _refused(self, record: dict[str, str] | None) -> UserError:
-        begun = f"{self.terms.subject} is being {self.terms.doing} by"
+        begun = f"{self.terms.subject} {self.terms.held_by}"
         if record is None:
             return UserError(f"{begun} another, which has just begun or ended: try again")
         return UserError(
@@ -174,13 +174,17 @@ class Lock:
 
 def of_promotion(store: Store, model: str) -> Lock:
     """That of a registered model. store: where the locks of promotions lie."""
-    return Lock(store, f"locks/{model}.json", Terms(model, "promoted", "wait for it", "decide again", PROMOTION_LEASE))
+    return Lock(
+        store,
+        f"locks/{model}.json",
+        Terms(model, "is being promoted by", "wait for it", "decide again", PROMOTION_LEASE),
+    )
 
 
 def of_run(store: Store) -> Lock:
     """That of the run whose folder the store is."""
     refused, lost = "wait for it, stop it, or give another out=", "once that has ended, the same command goes on"
-    return Lock(store, "lock.json", Terms(f"the run {store.url}", "trained", refused, lost, RUN_LEASE))
+    return Lock(store, "lock.json", Terms(f"the run {store.url}", "is being trained by", refused, lost, RUN_LEASE))
 
 
 @contextmanager
