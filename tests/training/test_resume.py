@@ -170,24 +170,29 @@ def test_killed_anywhere_it_ends_in_the_same_bits(
 def test_a_second_driver_is_refused_and_one_whose_run_was_taken_over_ends(run: Run) -> None:
     """In one line each, and what is left is the other's: the lock, and the run in MLflow, which is not ended."""
     first = run.start("steps=100000", script=["-c", OF_A_SHORT_LEASE])
-    run.wait_for_checkpoint(7, first)
-    second = run.command("steps=100000")
-    assert second.returncode == 2, second.stderr
-    who = rf"\S+ on \S+ \(process {first.pid}\)"
-    way = "wait for it, stop it, or give another out="
-    assert re.fullmatch(
-        rf"error: the run file://{run.out} is being trained by {who} since .*: {way}; .*\n", second.stderr
-    )
-    store = open_store(f"file://{run.out}")
-    taken = read_json(store, "lock.json") | {"holder": "me on another machine", "process": "", "mark": "another"}
-    store.put("lock.json", json.dumps(taken).encode())
-    stdout, stderr = first.communicate(timeout=120)
-    assert first.returncode == 2, stderr
-    assert f"error: the lock of the run {store.url} was taken over by me on another machine" in stderr.splitlines()[-1]
-    assert "Traceback" not in stdout + stderr
-    assert read_json(store, "lock.json") == taken
-    with sqlite3.connect(run.folder / "mlflow.db") as database:
-        assert list(database.execute("select distinct status from runs")) == [("RUNNING",)]
+    try:
+        run.wait_for_checkpoint(7, first)
+        second = run.command("steps=100000")
+        assert second.returncode == 2, second.stderr
+        who = rf"\S+ on \S+ \(process {first.pid}\)"
+        way = "wait for it, stop it, or give another out="
+        assert re.fullmatch(
+            rf"error: the run file://{run.out} is being trained by {who} since .*: {way}; .*\n", second.stderr
+        )
+        store = open_store(f"file://{run.out}")
+        taken = read_json(store, "lock.json") | {"holder": "me on another machine", "process": "", "mark": "another"}
+        store.put("lock.json", json.dumps(taken).encode())
+        stdout, stderr = first.communicate(timeout=120)
+        assert first.returncode == 2, stderr
+        assert (
+            f"error: the lock of the run {store.url} was taken over by me on another machine" in stderr.splitlines()[-1]
+        )
+        assert "Traceback" not in stdout + stderr
+        assert read_json(store, "lock.json") == taken
+        with sqlite3.connect(run.folder / "mlflow.db") as database:
+            assert list(database.execute("select distinct status from runs")) == [("RUNNING",)]
+    finally:
+        first.kill()
 
 
 @pytest.mark.slow
