@@ -114,7 +114,7 @@ def fetch(store: Store, checkpoint: Checkpoint, folder: Path) -> None:
         path = folder / part.key.split("/checkpoints/")[1].split("/", 3)[3]
         path.parent.mkdir(parents=True, exist_ok=True)
         copied = partial(_copied, store, part, path)
-        if not patiently(copied) and not patiently(copied):  # once more: what to do about it is to delete it
+        if not patiently(copied) and not patiently(copied):  # a second look: the advice is to delete it
             raise CheckpointError(_spoilt(store, part.key, "is not what was committed"))
 
 

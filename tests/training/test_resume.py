@@ -237,6 +237,7 @@ def test_stopped_it_leaves_a_checkpoint_and_other_workers_go_on(
     *_, stopped = sorted((run.out / "denoise" / "checkpoints").iterdir())
     assert 7 < int(stopped.name) < STEPS
     assert (stopped / checkpoint.MARKER).exists()
+    assert json.loads((run.out / "lock.json").read_text()) == {}
     again = run.command(f"zero={zero}", f"workers={workers[1]}")
     assert again.returncode == 0, again.stderr
     check_alike(run, undisturbed)

@@ -91,6 +91,7 @@ def test_one_failing_task_leaves_the_others_running(undisturbed: Ran) -> None:
     assert "Traceback" in undisturbed.stderr
     assert f"step {STEPS}/{STEPS}" in undisturbed.stderr
     assert not (undisturbed.out / "jpeg" / "result.json").exists()
+    assert json.loads((undisturbed.out / "lock.json").read_text()) == {}  # one for all tasks, and free again
 
 
 def test_every_step_is_logged_with_its_k_below_n(undisturbed: Ran) -> None:
