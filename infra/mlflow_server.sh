@@ -15,7 +15,7 @@ set -eu
 : "${MLFLOW_AUTH_ADMIN_PASSWORD:?is not set: no server without a password}"
 : "${MLFLOW_FLASK_SERVER_SECRET_KEY:?is not set}"
 case $DATABASE in
-  *://*:*@*) echo "DATABASE holds a password, which would be logged: put it into PGPASSWORD" >&2; exit 2 ;;
+  *://*:*@* | *[?\&]password=*) echo "DATABASE holds a password, which would be logged: put it into PGPASSWORD" >&2; exit 2 ;;
 esac
 case $ALLOWED_HOSTS in
   *\**) echo "ALLOWED_HOSTS: name the hosts; any page that a browser opens could speak for them otherwise" >&2; exit 2 ;;

@@ -30,7 +30,8 @@ from pipelines.options import about, divided, parse_named
 
 ROOT = Path(__file__).resolve().parents[1]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE)
+_SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE)
+_ASSIGNED = re.compile(r"""\b([A-Z][A-Z0-9_]*)=(?!["']?\$)\S""")  # not where the job's own shell puts it in
 
 
 @dataclass
@@ -86,7 +87,10 @@ def read(argv: Sequence[str]) -> tuple[str, Options, list[str]]:
             raise UserError(f"{what} '{text}': letters, digits and . _ - are wanted")
     if not command:
         raise UserError("no command: write it after --, as in: -- python training/run.py task=all")
-    without_password(" ".join(command), "an address in the command", "take the account from the nodes' environment")
+    text = " ".join(command)
+    without_password(text, "an address in the command", "take the account from the nodes' environment")
+    for variable in _ASSIGNED.findall(text):
+        _refuse_secret(variable, f"{variable}= in the command")
     return name, options, command
 
 
@@ -94,12 +98,17 @@ def _environment(names: Sequence[str]) -> dict[str, str]:
     """Those variables of this process. Raises UserError for one that is not set, or that a dashboard must not show."""
     values = {}
     for name in names:
-        if _SECRET.search(name):
-            raise UserError(f"env={name}: everyone who sees the cluster would read it; a node's secrets are in files")
+        _refuse_secret(name, f"env={name}")
         if name not in os.environ:
             raise UserError(f"env={name}: it is not set here")
         values[name] = without_password(os.environ[name], name, "take the account from the nodes' environment")
     return values
+
+
+def _refuse_secret(variable: str, where: str) -> None:
+    """Raises UserError for a variable that by its name holds a secret."""
+    if _SECRET.search(variable):
+        raise UserError(f"{where}: everyone who sees the cluster would read it; a node's secrets are in files")
 
 
 def _say(line: str) -> None:

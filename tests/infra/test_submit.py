@@ -273,6 +273,9 @@ def test_what_is_no_cluster_with_a_token_is_given_no_job(
         (["a", "address=http://127.0.0.1:9", "upload=false", "--", "true"], "no Ray answers at http://127.0.0.1:9"),
         (["a", "env=[NOWHERE]", "--", "true"], "env=NOWHERE: it is not set here"),
         (["a", "env=[AWS_SECRET_ACCESS_KEY]", "--", "true"], "everyone who sees the cluster would read it"),
+        (["a", "env=[DB_PASS]", "--", "true"], "env=DB_PASS: everyone who sees the cluster would read it"),
+        (["a", "--", "env", "MLFLOW_TRACKING_PASSWORD=hidden", "true"], "MLFLOW_TRACKING_PASSWORD= in the command"),
+        (["a", "--", "sh", "-c", "MLFLOW_TRACKING_PASSWORD='hidden' true"], "would read it"),
         (["a", "address=http://u:hidden@h:1", "--", "true"], "an address holds a password"),
         (["a", "--", "python", "x.py", "store=s3://u:hidden@h/x"], "an address in the command holds a password"),
     ],
@@ -280,9 +283,15 @@ def test_what_is_no_cluster_with_a_token_is_given_no_job(
 def test_mistakes_are_told_in_a_line(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    for name in ("AWS_SECRET_ACCESS_KEY", "DB_PASS"):
+        monkeypatch.setenv(name, "hidden")
     assert submit.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert words in line
     assert "hidden" not in line
+
+
+def test_what_the_job_s_own_shell_puts_in_is_no_secret() -> None:
+    command = ["sh", "-c", 'PGPASSWORD="$DATABASE_PASSWORD" TOKENS=$N MODE=fast true']
+    assert submit.read(["a", "--", *command])[2] == command
