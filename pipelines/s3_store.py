@@ -34,6 +34,7 @@ _ATTEMPTS = 5  # with botocore's doubling pauses: about eight seconds of refusal
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _CONFLICT = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 _BUSY = {"SlowDown", "RequestTimeout", "429"}  # beside every 5xx
+_FROM_FILE = "endpoint_url in AWS's configuration file"
 _CUT_OFF = (ResponseStreamingError, IncompleteReadError, BodyTimeoutError)
 
 
@@ -44,15 +45,22 @@ def _client(attempts: int = _ATTEMPTS) -> Any:
     Raises UserError for environment variables or a configuration file that describe none.
     """
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
-        without_password(os.environ.get(name, ""), name, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+        _without_password(os.environ.get(name, ""), name)
     retries = {"max_attempts": attempts, "mode": "standard"}
     try:
-        return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+        client = boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
     except (BotoCoreError, ValueError) as error:
+        reason = _without_password(" ".join(str(error).split()), _FROM_FILE)
         raise UserError(
-            f"no S3 client can be set up: {' '.join(str(error).split())}; "
+            f"no S3 client can be set up: {reason}; "
             "check AWS_PROFILE and AWS_ENDPOINT_URL (it begins with http:// or https://)"
         ) from error
+    _without_password(client.meta.endpoint_url, _FROM_FILE)
+    return client
+
+
+def _without_password(address: str, what: str) -> str:
+    return without_password(address, what, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
 
 
 class S3Store:

@@ -236,6 +236,20 @@ def test_variables_that_describe_no_client(
             ask(open_store(f"s3://{s3_bucket}/x"))
 
 
+@pytest.mark.parametrize("address", ["http://me:hidden@127.0.0.1:9", "http://me:hidden@-"])
+def test_a_password_in_the_configuration_file_is_not_repeated(
+    s3_bucket: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = {address}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    s3_store._client.cache_clear()
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    with pytest.raises(UserError, match="endpoint_url in AWS's configuration file holds a password") as caught:
+        open_store(f"s3://{s3_bucket}/x").get("x")
+    assert "hidden" not in str(caught.value)
+
+
 def test_s3_keeps_the_checksum_and_is_readable_by_any_client(s3_bucket: str) -> None:
     open_store(f"s3://{s3_bucket}/a/b").put("c/d.bin", b"data")
     found = boto3.client("s3").head_object(Bucket=s3_bucket, Key="a/b/c/d.bin", ChecksumMode="ENABLED")
