@@ -1,17 +1,21 @@
 """Where clean images come from: the built-in sample, a folder, a bucket, tar files, a list."""
 
+import errno
 import itertools
 import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from kgt.errors import UserError
 from kgt.imaging.files import WRITABLE
 from pipelines.sample import PHOTOGRAPHS
 from pipelines.source_tars import list_tars
+
+MAX_FILE_BYTES = 512 << 20
+"""More than an image of the most pixels that are read has: one file must not fill a machine's memory."""
 
 _SUFFIXES = tuple(WRITABLE)
 _KINDS = "a folder, s3://bucket/folder, tars as FOLDER/{000..012}.tar, a list as FILE.txt, or sample"
@@ -64,17 +68,36 @@ def list_sources(address: str, licence: str, limit: int | None = None) -> list[S
 
 
 def read_location(location: str, span: tuple[int, int] | None = None) -> bytes:
-    """The file at a path or `s3://bucket/key`, or the part of it at `span`. Raises OSError or LookupError."""
-    if location.startswith("s3://"):
-        from pipelines.s3_store import S3Store
+    """The file at a path or `s3://bucket/key`, or the part of it at `span`. Raises OSError or LookupError.
 
-        bucket, _, key = location.removeprefix("s3://").partition("/")
-        return S3Store(bucket).get(key) if span is None else S3Store(bucket).get_range(key, *span)[0]
-    with open(location, "rb") as file:
-        if span is None:
-            return file.read()
-        file.seek(span[0])
-        return file.read(span[1])
+    So it does for more than MAX_FILE_BYTES.
+    """
+    if span is not None and span[1] > MAX_FILE_BYTES:
+        raise _too_large()
+    if not location.startswith("s3://"):
+        with open(location, "rb") as file:
+            if span is None:
+                return _bounded(file)
+            file.seek(span[0])
+            return file.read(span[1])
+    from pipelines.s3_store import S3Store
+
+    bucket, _, key = location.removeprefix("s3://").partition("/")
+    if span is not None:
+        return S3Store(bucket).get_range(key, *span)[0]
+    with S3Store(bucket).open(key) as stream:
+        return _bounded(stream)
+
+
+def _bounded(file: BinaryIO) -> bytes:
+    data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise _too_large()
+    return data
+
+
+def _too_large() -> OSError:
+    return OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES >> 20} MiB")
 
 
 def _find(address: str, licence: str, *, lazily: bool) -> Iterator[Source]:

@@ -8,8 +8,9 @@ import pytest
 
 from kgt.errors import UserError
 from kgt.imaging import read_image
+from pipelines import sources
 from pipelines.sample import PHOTOGRAPHS, sample_photographs
-from pipelines.sources import list_sources
+from pipelines.sources import Source, list_sources
 
 
 def test_the_sample_is_there_and_usable() -> None:
@@ -106,3 +107,16 @@ def test_lists_that_are_none(tmp_path: Path) -> None:
             list_sources(str(tmp_path / "list.txt"), "")
     with pytest.raises(UserError, match=r"cannot read .*none.txt: No such file"):
         list_sources(str(tmp_path / "none.txt"), "")
+
+
+def test_a_file_that_would_fill_the_memory_is_not_read(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 1 << 20)
+    boto3.client("s3").put_object(Bucket=s3_bucket, Key="a.png", Body=bytes((1 << 20) + 1))
+    (tmp_path / "a.png").write_bytes(bytes((1 << 20) + 1))
+    for location in (f"s3://{s3_bucket}/a.png", str(tmp_path / "a.png")):
+        for span in (None, (0, (1 << 20) + 1)):
+            with pytest.raises(OSError, match="larger than 1 MiB"):
+                Source("a.png", location, "", span=span).read()
+        assert len(Source("a.png", location, "", span=(1, 1 << 20)).read()) == 1 << 20
