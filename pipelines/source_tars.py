@@ -73,12 +73,16 @@ def _members(location: str, tar_name: str, suffixes: tuple[str, ...]) -> Iterato
         with tarfile.TarFile(fileobj=headers, encoding="utf-8", errors="backslashreplace") as tar:
             while info := tar.next():
                 tar.members.clear()  # of which it keeps all
+                if info.size < 0 or tar.offset < info.offset_data:  # it would be read for ever
+                    raise tarfile.ReadError("a size below nothing")
                 if info.offset_data + info.size > headers.size:
                     raise tarfile.ReadError("unexpected end of data")
                 name = posixpath.normpath(info.name)
                 base = posixpath.basename(name)
                 if not (info.isreg() and base.lower().endswith(suffixes)) or info.issparse() or base.startswith("."):
                     continue
+                if name.startswith(("/", "../")):
+                    raise tarfile.ReadError(f"{name} leads out of it")
                 if name in seen:
                     raise tarfile.ReadError(f"two files are named {name}")
                 seen.add(name)
@@ -88,7 +92,10 @@ def _members(location: str, tar_name: str, suffixes: tuple[str, ...]) -> Iterato
                 raise tarfile.ReadError("its end is missing")
     except UserError:
         raise
-    except (tarfile.TarError, ValueError, LookupError, OverflowError) as error:  # of damaged headers
+    except (
+        *(tarfile.TarError, ValueError, LookupError, OverflowError),  # of damaged headers
+        RecursionError,  # of headers that only announce the next
+    ) as error:
         raise UserError(f"source {location}: not a whole tar file: {error}") from error
 
 

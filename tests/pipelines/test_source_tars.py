@@ -88,8 +88,8 @@ def test_what_is_no_plain_file_is_no_image(tmp_path: Path) -> None:
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
         tar.addfile(tarfile.TarInfo("._photo.png"))
-        tar.addfile(tarfile.TarInfo("../photo.png"))
-    assert [member.name for member in list_tars(str(tmp_path / "x.tar"), ENDS)] == ["x.tar/../photo.png"]
+        tar.addfile(tarfile.TarInfo("a/../photo.png"))
+    assert [member.name for member in list_tars(str(tmp_path / "x.tar"), ENDS)] == ["x.tar/photo.png"]
 
 
 def test_two_files_of_one_name(tmp_path: Path) -> None:
@@ -105,6 +105,31 @@ def test_a_header_that_declares_too_much(tmp_path: Path) -> None:
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 8 << 30
     (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
     with pytest.raises(UserError, match="a header of 8589934592 bytes"):
+        list(list_tars(str(tmp_path / "x.tar"), ENDS))
+
+
+def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, **pax: str) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.pax_headers = size, kind, pax
+    return info.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("hostile", "message"),
+    [
+        (header("a.txt", -512), "a size below nothing"),  # the next header would be this one
+        (header("a.png", -1), "a size below nothing"),
+        (header("a.txt", -512, tarfile.GNUTYPE_SPARSE), "a size below nothing"),
+        (header("a.txt", size="-1536"), "a size below nothing"),
+        (3000 * header("a", 0, tarfile.XGLTYPE), "recursion"),
+        (header("../a.png"), r"\.\./a\.png leads out of it"),
+        (header("b/../../a.png"), r"\.\./a\.png leads out of it"),
+        (header("/etc/a.png"), r"/etc/a\.png leads out of it"),
+    ],
+)
+def test_a_hostile_tar_is_refused(hostile: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(header("first") + hostile + bytes(4096))
+    with pytest.raises(UserError, match=rf"x\.tar: not a whole tar file: .*{message}"):
         list(list_tars(str(tmp_path / "x.tar"), ENDS))
 
 
