@@ -72,7 +72,7 @@ class KGTConfig:
         _check(all(w % h == 0 for w, h in zip(self.widths, self.heads, strict=True)), "heads", self, "divisors of dim")
         if self.shape == "u":
             _check(self.scale == 1, "scale", self, "1 in a u-shaped model")
-            _check(len(self.layers) > 1, "layers", self, "at least two levels in a u-shaped model")
+            _check(1 < len(self.layers) <= 8, "layers", self, "two to eight levels in a u-shaped model")
             _check(self.dim % 2 == 0, "dim", self, "even in a u-shaped model")
         if self.baseline == "malvar":
             fits = (self.in_channels, self.out_channels, self.scale) == (1, 3, 1)

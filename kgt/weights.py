@@ -57,7 +57,7 @@ def _config(path: Path, metadata: dict[str, str]) -> KGTConfig:
         raise UserError(f"{path} holds tensors, but not those of a KGT: it names no '{CONFIG_KEY}'")
     try:
         values = json.loads(metadata.pop(CONFIG_KEY))
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # the first also of a number with thousands of digits
         values = None
     if not isinstance(values, dict):
         raise UserError(f"{path}: its '{CONFIG_KEY}' is not a JSON object")

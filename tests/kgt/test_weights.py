@@ -80,7 +80,7 @@ def test_tensors_of_something_else_are_refused(model: KGT, tmp_path: Path) -> No
         load_weights(written(path, tensors, {}))
     with pytest.raises(UserError, match="unknown model setting 'dims': did you mean 'dim'"):
         load_weights(written(path, tensors, {CONFIG_KEY: config.replace('"dim"', '"dims"')}))
-    for odd in ("{", "null", "[1]", "3", "[" * 100_000):
+    for odd in ("{", "null", "[1]", "3", "[" * 100_000, '{"dim": ' + "1" * 5000 + "}"):
         with pytest.raises(UserError, match="is not a JSON object"):
             load_weights(written(path, tensors, {CONFIG_KEY: odd}))
     name = next(iter(tensors))
@@ -97,6 +97,10 @@ def test_a_small_file_cannot_ask_for_a_model_that_fills_the_memory(tmp_path: Pat
     path = written(tmp_path / "weights", {"x": torch.zeros(1)}, {CONFIG_KEY: json.dumps(config)})
     with pytest.raises(UserError, match="does not fit its own configuration"):
         load_weights(path)  # its latent level alone has 32768 channels
+    config |= {"layers": [1] * 64, "heads": [1] * 64}
+    path = written(tmp_path / "weights", {"x": torch.zeros(1)}, {CONFIG_KEY: json.dumps(config)})
+    with pytest.raises(UserError, match="two to eight levels"):
+        load_weights(path)
 
 
 def test_a_pickle_is_not_read_whatever_its_name_says(tmp_path: Path) -> None:
