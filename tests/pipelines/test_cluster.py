@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
+import requests
 
 from kgt.errors import UserError
 from pipelines import cluster, patience
@@ -42,6 +44,12 @@ def double(row: dict) -> dict:
     if row["number"] < 0:
         raise UserError("a negative number")
     return {"number": 2 * row["number"], "left out": None}
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_the_ray_that_a_command_starts_takes_no_job_without_its_token() -> None:
+    jobs = f"http://{ray._private.worker.get_dashboard_url()}/api/jobs/"
+    assert requests.get(jobs, timeout=120).status_code == 401
 
 
 @pytest.mark.usefixtures("ray_local")

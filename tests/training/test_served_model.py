@@ -19,7 +19,7 @@ import pytest
 
 from kgt import cli
 from kgt.config import preset
-from kgt.home import tracking_uri
+from kgt.home import home, tracking_uri
 from kgt.imaging import read_image, write_image
 from kgt.model import KGT
 from kgt.restore import restore
@@ -91,6 +91,7 @@ def test_a_loaded_version_restores_batches_of_any_size(
     task: str, channels: tuple[int, ...], tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = register(tmp_path, task)
+    assert not [path for path in home().rglob("*") if path.suffix in (".pkl", ".pt", ".pth")], "what runs when loaded"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri())
     monkeypatch.setattr("kgt.restore.WHOLE_PIXELS", 1000)  # as if the larger ones were too large for one piece
     monkeypatch.setattr("kgt.restore.TILE", 64)
