@@ -44,6 +44,8 @@ class Options(MeasureOptions):
 
     def __post_init__(self) -> None:
         asked = self.k if isinstance(self.k, list) else [self.k] if self.k is not None else []
+        if self.k == []:
+            raise UserError("k=[]: name one, several as k=[64,128], or leave it out for the model's own")
         for k in asked:
             if type(k) is not int or not 1 <= k <= TOPK_NODES:
                 raise UserError(f"k={k}: a number from 1 to {TOPK_NODES} is wanted, or several as k=[64,128]")

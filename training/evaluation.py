@@ -121,7 +121,7 @@ def evaluate_task(
     else:
         sets = degraded_sets(task, images, changes, limit, model, scale)
     restorer = _Restorer(network, task, tile, ensemble) if network else None
-    ks = k if isinstance(k, Sequence) else [k]
+    ks = [*dict.fromkeys(k)] if isinstance(k, Sequence) else [k]
     rows = []
     total = sum(len(one.pairs) for one in sets) * len(ks)
     with nullcontext() if quiet else Meter(f"{task} ({model})", total, "images") as meter:

@@ -216,9 +216,9 @@ def test_the_papers_figures_stand_beside_whole_sets(photos: Path) -> None:
 def test_a_sweep_of_k_is_a_row_each_and_a_drawing(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = weights(tmp_path / "w.safetensors", "jpeg", shift=0.05)
     asked = ["task=jpeg", f"images={photos}", "tasks.jpeg.quality=10", "limit=1", f"model={path}"]
-    assert evaluate.main([*asked, "k=[64,512]", f"report={tmp_path / 'sweep'}"]) == 0
+    assert evaluate.main([*asked, "k=[64,512,64]", f"report={tmp_path / 'sweep'}"]) == 0
     rows = json.loads((tmp_path / "sweep.json").read_text())
-    assert [row["k"] for row in rows] == [64, 512]
+    assert [(row["k"], row["images"]) for row in rows] == [(64, 1), (512, 1)]
     assert all(row["seconds"] > 0 for row in rows)
     text = (tmp_path / "sweep.md").read_text()
     assert "| jpeg | my photos | quality=10 | RGB | 512 | 1 |" in text
@@ -322,6 +322,7 @@ def test_mistakes_are_told_in_one_line(
         (["task=sr", images, f"model={enlarger}", "tasks.sr.scale=3"], "enlarges by 2: write tasks.sr.scale=2"),
         (["task=demosaic", images, f"model={mosaics}", "tasks.demosaic.pattern=bggr"], "rggb alone, not bggr"),
         (["task=denoise", images, f"model={denoiser}", "k=0"], "k=0"),
+        (["task=denoise", images, f"model={denoiser}", "k=[]"], "k=[]: name one"),
         (["task=denoise", images, "ensemble=true"], "model=input restores nothing: ensemble= has no meaning there"),
         (["task=denoise", images, f"model={denoiser}", "device=tpu"], "device=tpu"),
         (["task=jpeg", images, "model=models:/kgt-jpeg@champion"], "no model is registered yet"),
