@@ -109,7 +109,10 @@ def _prepare(config: RunConfig) -> Job:
         phases=config.phases(),
         shuffle=config.shuffle,
     )
-    return Job(config, _model(config, [manifest for _, manifest in found]), plan, _start(config, record))
+    model, start = _model(config, [manifest for _, manifest in found]), _start(config, record)
+    if start and record is None:
+        _check_start(config, model, start)
+    return Job(config, model, plan, start)
 
 
 def _manifests(config: RunConfig, record: dict[str, Any] | None) -> list[tuple[Store, Manifest]]:
@@ -249,11 +252,23 @@ def _start(config: RunConfig, record: dict[str, Any] | None) -> Start | None:
     return Start(address, hashlib.sha256(_weights(address)).hexdigest())
 
 
+def _check_start(config: RunConfig, model: KGTConfig, start: Start) -> None:
+    """Raises UserError where the weights are no KGT's, or none of them fits the model."""
+    from kgt.model import KGT  # torch: seconds that only runs with init= take
+    from training.warmstart import take_over
+
+    take_over(KGT(model), _weights_file(start.address), config.init)
+
+
 def _weights(address: str) -> bytes:
+    return _weights_file(address).read_bytes()
+
+
+def _weights_file(address: str) -> Path:
     path = registry.fetch(address) if registry.is_address(address) else Path(address)
     if not path.is_file():
         raise UserError(f"init={address}: no such weights file")
-    return path.read_bytes()
+    return path
 
 
 def _check_same(config: RunConfig, settings: dict[str, Any]) -> None:

@@ -63,9 +63,13 @@ def test_what_init_names_is_copied_when_the_run_begins(denoise_store: str, tmp_p
 
 @pytest.mark.parametrize(
     ("init", "says"),
-    [("none.safetensors", "no such weights file"), ("models:/kgt-denoise@champion", "no model is registered yet")],
+    [
+        ("none.safetensors", "no such weights file"),
+        (__file__, r"not a weights file \(safetensors\): .*test_warmstart\.py"),
+        ("models:/kgt-denoise@champion", "no model is registered yet"),
+    ],
 )
-def test_an_init_that_is_not_there_is_one_line_before_anything_is_written(
+def test_an_init_that_cannot_be_is_one_line_before_anything_is_written(
     denoise_store: str, out: Path, init: str, says: str
 ) -> None:
     settings = ["task=denoise", f"store={denoise_store}", f"out={out}", "patch=32", "batch_size=4", f"init={init}"]
