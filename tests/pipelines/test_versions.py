@@ -105,13 +105,15 @@ def test_hostile_json_is_refused_in_a_line(
         {"unknown": 1},
         {"identity": "other"},
         {"statistics": {}},
+        {"checksum": None},
     ],
 )
 def test_an_edited_manifest_is_noticed(file_store: Store, change: dict) -> None:
     published(file_store, manifest(1))
     edited = json.loads(manifest(1).to_bytes()) | change
+    edited = {name: value for name, value in edited.items() if value is not None}
     file_store.put("sr/versions/v000001.json", json.dumps(edited).encode())
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"has format 1, this code|is damaged: it was edited"):
         load(file_store, "sr", "v000001")
 
 
