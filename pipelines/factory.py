@@ -123,6 +123,8 @@ def _make(store: Store, jobs: Sequence[Job], found: Sources, summary: Summary, o
                 except UserError as error:
                     refused.append(str(error))
         summary.seconds = meter.seconds
+    asked = [job.task for job in jobs]  # they end in any order
+    summary.manifests.sort(key=lambda manifest: asked.index(manifest.task))
     return refused
 
 

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from kgt.tasks import TASKS
 from pipelines import datasets, factory, regenerate, synthesize, versions
 from pipelines.plan import Recipe, plan, recipe_of
 from pipelines.shards import decode_pair, read_shard
@@ -23,7 +25,8 @@ def test_all_six_tasks(photos: Path, file_store: Store, capsys: pytest.CaptureFi
     (photos / "bad.png").write_text("not an image")
     assert synthesize.main(arguments(photos, file_store)) == 0
     printed = capsys.readouterr().out
-    for task in ("deblur", "jpeg", "denoise", "weather", "demosaic", "sr"):
+    assert re.findall(r"^│ (\w+)", printed, re.MULTILINE) == list(TASKS)
+    for task in TASKS:
         manifest = versions.current(file_store, task)
         train, val = manifest.statistics["train"], manifest.statistics["val"]
         assert (manifest.version, train["pairs"] + val["pairs"], train["shards"]) == ("v000001", 18, 4)
