@@ -22,6 +22,7 @@ from pipelines.storage import check_writable, open_store
 from training import jobs, journal, metric_log, origin, provenance, remote, tracking
 from training.alarms import Alarms, tell
 from training.board import Board, Lost, Picture
+from training.config import RunConfig
 from training.display import Display
 from training.interruption import Interruption
 from training.lock import Lock, held, of_run
@@ -56,17 +57,19 @@ class _Stopped(Exception):
     """The task was asked to stop, and did."""
 
 
-def run(todo: Sequence[Job], interruption: Interruption) -> list[Outcome]:
+def run(configs: Sequence[RunConfig], interruption: Interruption) -> list[Outcome]:
     """Train, validate and register every task; how each one ended. A finished one is left as it is.
 
-    Raises UserError before anything is started or written, also where another driver has the run; where Ray itself
-    dies; and where another driver has taken the run over, as this one stood still.
+    Raises UserError before anything is started or written, also where another driver has the run, or had it since
+    this began; where Ray itself dies; and where another driver has taken the run over, as this one stood still.
     """
+    lock = of_run(open_store(configs[0].out))
+    lock.look()  # first: what is read from here on is of a run that nobody else drives
+    todo = jobs.prepare(configs)
     results = {job.task: _finished(job) for job in todo}
     fresh = [job for job in todo if results[job.task] is None]
     outcomes = {task: Outcome(task, result, kept=True) for task, result in results.items() if result}
     if fresh:
-        lock = of_run(open_store(fresh[0].config.out))
         lock.wait()
         tracking.open_tracking()
         cluster.connect()

@@ -69,7 +69,12 @@ class Lock:
         self._process = processes.identity()
         self._since, self._mark = _written(_now()), secrets.token_hex(8)
         self._silent: dict[str, str] | None = None  # another's record that was seen not to be renewed for a lease
+        self._looked, self._before = False, None  # as `look` found it
         self._writing = threading.Lock()
+
+    def look(self) -> None:
+        """Note its state, before what it guards is read: where another has held it since, it is not to be taken."""
+        self._looked, self._before = True, self._store.head(self._key)
 
     def wait(self) -> None:
         """Return when nobody holds it. Of another machine's process only time tells that it is no more: a lease.
@@ -100,6 +105,8 @@ class Lock:
         stat, record = self._found()
         if _is_held(record) and record != self._silent:
             raise self._refused(record)
+        if self._looked and stat != self._before:
+            raise self._refused(None)
         try:
             self._put(stat, self._record())
         except Conflict as error:

@@ -26,11 +26,11 @@ def main(argv: Sequence[str]) -> int:
     """Run; the exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     configs = read_configs(argv, __doc__)
-    from training import controller, jobs, summary
+    from training import controller, summary
     from training.interruption import Interruption
 
     interruption = Interruption()
-    outcomes = controller.run(jobs.prepare(configs), interruption)
+    outcomes = controller.run(configs, interruption)
     summary.show(configs[0], outcomes)
     if any(outcome.stopped for outcome in outcomes):
         return interruption.exit_code

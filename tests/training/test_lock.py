@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from kgt.errors import UserError
 from pipelines.storage import Absent, Store, Unavailable, open_store, read_json
-from training import lock, processes
+from training import controller, lock, processes
+from training.interruption import Interruption
 from training.lock import Lock, TakenOver, held, of_promotion, of_run
 
 MODEL, KEY = "kgt-denoise", "locks/kgt-denoise.json"
@@ -254,6 +256,25 @@ def test_only_one_of_many_takes_a_lock(before: str | None, s3_bucket: str, tmp_p
     for thread in threads:
         thread.join()
     assert sorted(taken) == [False] * 7 + [True]
+
+
+def test_a_run_that_another_drove_meanwhile_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command has read of it by then may be of before the run began."""
+    store = open_store(f"file://{tmp_path}")
+
+    def prepare(configs: list[SimpleNamespace]) -> list[SimpleNamespace]:
+        with held(of_run(store)):  # from beginning to end
+            pass
+        return [SimpleNamespace(task="denoise", config=configs[0], plan=SimpleNamespace(datasets=()))]
+
+    monkeypatch.setattr(controller.jobs, "prepare", prepare)
+    monkeypatch.setattr(controller.tracking, "open_tracking", lambda: None)
+    monkeypatch.setattr(controller.cluster, "connect", lambda: None)
+    monkeypatch.setattr(controller.cluster, "refuse_local_state", lambda url: None)
+    monkeypatch.setattr(controller, "_slots", lambda job: 1)
+    with pytest.raises(UserError, match="is being trained by another, which has just begun or ended: try again"):
+        controller.run([SimpleNamespace(task="denoise", out=store.url)], Interruption())
+    assert read_json(store, "lock.json") == {}
 
 
 def test_a_store_that_is_gone_at_the_end_hides_no_result(tmp_path: Path) -> None:
