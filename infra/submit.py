@@ -30,7 +30,8 @@ from pipelines.options import about, divided, parse_named
 
 ROOT = Path(__file__).resolve().parents[1]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE)
+_SECRET = re.compile(r"PASSW|PASSPHRASE|SECRET|CREDENTIAL|WEBHOOK|(PASS|PWD|TOKEN|KEY)S?[0-9]*(_|$)", re.IGNORECASE)
+_WHERE_IT_IS = ("_FILE", "_PATH")  # how a variable's name ends that tells where a secret lies
 _ASSIGNED = re.compile(r"""\b([A-Z][A-Z0-9_]*)=(?!["']?\$)\S""")  # not where the job's own shell puts it in
 
 
@@ -107,7 +108,7 @@ def _environment(names: Sequence[str]) -> dict[str, str]:
 
 def _refuse_secret(variable: str, where: str) -> None:
     """Raises UserError for a variable that by its name holds a secret."""
-    if _SECRET.search(variable):
+    if _SECRET.search(variable) and not variable.upper().endswith(_WHERE_IT_IS):
         raise UserError(f"{where}: everyone who sees the cluster would read it; a node's secrets are in files")
 
 

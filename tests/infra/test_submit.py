@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from infra import submit
+from kgt.errors import UserError
 from tests.infra.test_cluster_job import BIN, cluster
 
 TOKEN = secrets.token_hex(32)
@@ -292,6 +293,24 @@ def test_mistakes_are_told_in_a_line(
     assert "hidden" not in line
 
 
-def test_what_the_job_s_own_shell_puts_in_is_no_secret() -> None:
-    command = ["sh", "-c", 'PGPASSWORD="$DATABASE_PASSWORD" TOKENS=$N MODE=fast true']
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sh", "-c", 'PGPASSWORD="$DATABASE_PASSWORD" TOKENS=$N MODE=fast true'],  # its own shell puts it in
+        ["env", "AWS_SHARED_CREDENTIALS_FILE=/run/secrets/aws", "RAY_AUTH_TOKEN_PATH=/run/secrets/ray", "true"],
+        ["env", "TOKENIZERS_PARALLELISM=false", "KEYBOARD=us", "PASSES=2", "true"],
+        ["python", "training/run.py", "task=sr", "tasks.sr.scale=2", "lr=2e-3"],
+    ],
+)
+def test_a_command_without_secrets_is_taken(command: list[str]) -> None:
     assert submit.read(["a", "--", *command])[2] == command
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PGPASSWORD", "SSHPASS", "MYSQL_PWD", "db_passwd", "APIKEY", "AWS_ACCESS_KEY_ID", "HF_TOKEN", "KEY2"],
+)
+def test_by_its_name_it_is_a_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "hidden")
+    with pytest.raises(UserError, match=f"env={name}: everyone who sees the cluster would read it"):
+        submit._environment([name])
