@@ -75,7 +75,7 @@ def _members(location: str, tar_name: str, suffixes: tuple[str, ...]) -> Iterato
                 tar.members.clear()  # of which it keeps all
                 if info.size < 0 or tar.offset < info.offset_data:  # it would be read for ever
                     raise tarfile.ReadError("a size below nothing")
-                if info.offset_data + info.size > headers.size:
+                if not info.issparse() and info.offset_data + info.size > headers.size:
                     raise tarfile.ReadError("unexpected end of data")
                 name = posixpath.normpath(info.name)
                 base = posixpath.basename(name)

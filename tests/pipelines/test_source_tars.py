@@ -1,6 +1,8 @@
 """Images in tars: every one is found and read by its range, and no damage goes unnoticed."""
 
 import io
+import os
+import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
@@ -131,6 +133,16 @@ def test_a_hostile_tar_is_refused(hostile: bytes, message: str, tmp_path: Path) 
     (tmp_path / "x.tar").write_bytes(header("first") + hostile + bytes(4096))
     with pytest.raises(UserError, match=rf"x\.tar: not a whole tar file: .*{message}"):
         list(list_tars(str(tmp_path / "x.tar"), ENDS))
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_a_file_of_holes_is_longer_than_its_tar(form: str, tmp_path: Path) -> None:
+    (tmp_path / "holes.png").touch()
+    os.truncate(tmp_path / "holes.png", 1 << 20)
+    (tmp_path / "photo.png").write_bytes(b"photo")
+    command = ["tar", f"--format={form}", "--sparse", "-C", tmp_path, "-cf", tmp_path / "x.tar"]
+    subprocess.run([*command, "holes.png", "photo.png"], check=True)
+    assert [member.name for member in list_tars(str(tmp_path / "x.tar"), ENDS)] == ["x.tar/photo.png"]
 
 
 def test_addresses_of_several_tars(tmp_path: Path) -> None:
