@@ -125,7 +125,12 @@ class FileStore:
     def _swap(self, spooled: Path, path: Path, condition: Matches) -> None:
         with open(self.root / _LOCK, "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists() or _etag(path.stat()) != condition.etag:
+            try:
+                with open(path, "rb") as file:  # NFS answers for what is opened, and for the rest from its cache
+                    found = _etag(os.fstat(file.fileno()))
+            except FileNotFoundError:
+                found = None
+            if found != condition.etag:
                 raise Conflict(f"{path} was changed by another writer")
             os.replace(spooled, path)
 
