@@ -15,7 +15,7 @@ from pipelines.sample import PHOTOGRAPHS
 from pipelines.source_tars import list_tars
 
 MAX_FILE_BYTES = 512 << 20
-"""More than an image of the most pixels that are read has: one file must not fill a machine's memory."""
+"""More than an image has of 8 bits a channel and the most pixels that are read: no file may fill a machine's memory."""
 
 _SUFFIXES = tuple(WRITABLE)
 _KINDS = "a folder, s3://bucket/folder, tars as FOLDER/{000..012}.tar, a list as FILE.txt, or sample"
