@@ -153,13 +153,14 @@ class Lock:
 
     def _found(self) -> tuple[Stat | None, dict[str, str] | None]:
         """The object, and after that its record: None where there is none, where it is empty, or damaged: nobody's."""
-        stat = self._store.head(self._key)
-        if stat is None or stat.size > _LONGEST:
-            return stat, None
-        with suppress(Missing, Malformed):
-            record = read_json(self._store, self._key)
-            if _is_record(record):
-                return stat, record
+        for _ in range(2):  # an answer that was altered on its way must free nobody's lock
+            stat = self._store.head(self._key)
+            if stat is None or stat.size > _LONGEST:
+                break
+            with suppress(Missing, Malformed):
+                record = read_json(self._store, self._key)
+                if _is_record(record):
+                    return stat, record
         return stat, None
 
     def _refused(self, record: dict[str, str] | None) -> UserError:

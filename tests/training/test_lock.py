@@ -1,5 +1,6 @@
 """The lock of a promotion or a run: one holder, who is killed, stands still, or sees another take over."""
 
+import itertools
 import json
 import re
 import signal
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from kgt.errors import UserError
-from pipelines.storage import Absent, Store, Unavailable, open_store, read_json
+from pipelines.storage import Absent, Malformed, Store, Unavailable, open_store, read_json
 from training import controller, lock, processes
 from training.interruption import Interruption
 from training.lock import Lock, TakenOver, held, of_promotion, of_run
@@ -223,6 +224,21 @@ def test_an_own_write_that_arrives_late_is_no_loss(store: Store, monkeypatch: py
         monkeypatch.setattr(type(store), "put", put_late)
         mine.renew()
     assert read_json(store, "lock.json") == {}
+
+
+def test_one_answer_that_was_altered_on_its_way_frees_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, answers = open_store(f"file://{tmp_path}"), itertools.cycle([False, True])
+
+    def read(store: Store, key: str) -> object:
+        if next(answers):
+            return read_json(store, key)
+        raise Malformed("it is not JSON")
+
+    with held(of_run(store)) as mine:
+        monkeypatch.setattr(lock, "read_json", read)
+        mine.renew()
+        with pytest.raises(UserError, match="is being trained by"):
+            of_run(store).take()
 
 
 @pytest.mark.parametrize(
