@@ -4,14 +4,22 @@ import os
 import secrets
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import numpy as np
 import pytest
 
+if TYPE_CHECKING:
+    from pipelines.storage import Store
+    from tests.pipelines.faults import FaultProxy
+
 ROOT = Path(__file__).resolve().parents[1]
+
+AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 hypothesis.settings.register_profile("kgt", deadline=None)  # timings decide no test
 hypothesis.settings.load_profile("kgt")
@@ -75,6 +83,70 @@ def drawn_seed() -> int:
 def rng() -> np.random.Generator:
     """Reproducible randomness for tests."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server over real HTTP."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of an empty bucket; the standard AWS variables point to its server."""
+    import boto3
+
+    from pipelines import s3_store
+
+    for name, value in (AWS | {"AWS_ENDPOINT_URL": s3_endpoint}).items():
+        monkeypatch.setenv(name, value)
+    s3_store._client.cache_clear()
+    name = f"bucket-{uuid.uuid4().hex}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield name
+    s3_store._client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def proxied(s3_endpoint: str) -> "Iterator[tuple[FaultProxy, dict[str, str]]]":
+    """A proxy in front of the S3 server that makes faults, and the variables that lead a process to it."""
+    from tests.pipelines.faults import serving
+
+    with serving(s3_endpoint) as proxy:
+        yield proxy, AWS | {"AWS_ENDPOINT_URL": proxy.url}
+
+
+@pytest.fixture
+def proxy(proxied: "tuple[FaultProxy, dict[str, str]]", monkeypatch: pytest.MonkeyPatch) -> "Iterator[FaultProxy]":
+    """The proxy, without a fault; this process goes through it, too."""
+    from pipelines import s3_store
+
+    proxy, variables = proxied
+    proxy.clear()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    s3_store._client.cache_clear()
+    yield proxy
+    proxy.clear()
+    s3_store._client.cache_clear()
+
+
+@pytest.fixture
+def bucket(proxy: "FaultProxy") -> "Store":
+    """An empty store in a bucket behind the proxy."""
+    import boto3
+
+    from pipelines.storage import open_store
+
+    name = f"bucket-{uuid.uuid4().hex}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return open_store(f"s3://{name}/shards")
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,22 @@ class CutAnswer(Fault):
         return Answer(answer.status, answer.headers, answer.body, self.body_bytes_sent)
 
 
+@dataclass
+class Change(Fault):
+    """The answer's body is changed on its way, and said to be whole; `checked`: with the checksum of what it was."""
+
+    change: Callable[[bytes], bytes]
+    checked: bool
+
+    def __call__(self, proxy: "FaultProxy", request: Request) -> Answer:
+        answer = proxy.forward(request)
+        if not self.checked:
+            for name in [name for name in answer.headers if name.lower().startswith("x-amz-checksum")]:
+                del answer.headers[name]
+        answer.body = self.change(answer.body)
+        return answer
+
+
 class Forget(Fault):
     """The store acknowledges a write and does not do it."""
 

@@ -9,12 +9,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
-from pipelines import s3_store, versions
+from pipelines import versions
 from pipelines.degradations import degrade_image, pair_rng, settings_of
 from pipelines.degradations.values import plain
 from pipelines.manifest import ShardEntry
@@ -105,26 +103,6 @@ def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mlflow_database(empty_mlflow_database: Path, kgt_home: Path) -> None:
     """The test's KGT_HOME has a database already."""
     shutil.copy(empty_mlflow_database, kgt_home / "mlflow.db")
-
-
-@pytest.fixture
-def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty bucket of an S3 server over real HTTP; the standard AWS variables point to it."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3_store._client.cache_clear()
-    boto3.client("s3").create_bucket(Bucket="training")
-    yield "training"
-    s3_store._client.cache_clear()
-    server.stop()
 
 
 @pytest.fixture

@@ -1,17 +1,15 @@
 """Checkpoints in a store that refuses, loses connections and alters what it sends: as they were, or absent."""
 
-import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from botocore.retries.standard import ExponentialBackoff
 
-from pipelines import patience, s3_store
-from pipelines.storage import Store, Unavailable, open_store
+from pipelines import patience
+from pipelines.storage import Store, Unavailable
 from tests.pipelines.faults import (
     EVER,
-    Answer,
+    Change,
     CutAnswer,
     CutRequest,
     Delay,
@@ -20,30 +18,12 @@ from tests.pipelines.faults import (
     Forget,
     Lose,
     Refuse,
-    Request,
-    serving,
 )
 from training import checkpoint
 from training.checkpoint import CheckpointError
 
 PART, MARKER = r"/checkpoints/\d+/0/", f"/{checkpoint.MARKER}$"
 FILES = {"weights.pt": bytes(range(256)) * 2000, "state/rank.pt": b"0123" * 100}
-
-
-class Change(Fault):
-    """The answer's body is altered on its way, and said to be whole; `checked`: with the checksum of what it was."""
-
-    def __init__(self, change: Callable[[bytes], bytes], *, checked: bool) -> None:
-        self._change, self._checked = change, checked
-
-    def __call__(self, proxy: FaultProxy, request: Request) -> Answer:
-        answer = proxy.forward(request)
-        headers = {
-            name: value
-            for name, value in answer.headers.items()
-            if self._checked or not name.lower().startswith("x-amz-checksum")
-        }
-        return Answer(answer.status, headers, self._change(answer.body))
 
 
 def truncated(body: bytes) -> bytes:
@@ -55,22 +35,12 @@ def flipped(body: bytes) -> bytes:
 
 
 @pytest.fixture
-def proxy(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """Between this process and its S3 server."""
-    with serving(os.environ["AWS_ENDPOINT_URL"]) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        s3_store._client.cache_clear()
-        yield proxy
-
-
-@pytest.fixture
-def store(proxy: FaultProxy, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(bucket: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """It holds the checkpoint of step 10. No pause before another try is long."""
     monkeypatch.setattr(patience, "PAUSES", (0.01,) * 3)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: 0.01)
-    store = open_store(f"s3://{s3_bucket}/{tmp_path.name}")
-    save(store, tmp_path, 10)
-    return store
+    save(bucket, tmp_path, 10)
+    return bucket
 
 
 def save(store: Store, tmp_path: Path, step: int) -> None:
