@@ -211,7 +211,6 @@ class _Packed:
 
     def __call__(self, packed: dict[str, bytes]) -> dict[str, bytes]:
         try:
-            row = pickle.loads(packed["row"])
-            return {"row": pickle.dumps(patiently(lambda: self.function(row)))}
+            return {"row": pickle.dumps(patiently(self.function, pickle.loads(packed["row"])))}
         except UserError as error:
             return {"row": pickle.dumps(error)}

@@ -17,7 +17,6 @@ import re
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +71,12 @@ def save(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         key = f"{base}/{rank}/{digest[:_DIGITS]}/{path.relative_to(folder).as_posix()}"
         part = Part(key, path.stat().st_size, digest)
-        patiently(partial(store.put, part.key, path, sha256=digest))
+        patiently(store.put, part.key, path, sha256=digest)
         mine.append(part)
     parts = gather(mine)
     if parts is not None:
         marker = Checkpoint(step, state, tuple(part for rank_parts in parts for part in rank_parts))
-        patiently(partial(store.put, f"{base}/{MARKER}", json.dumps(asdict(marker), sort_keys=True).encode()))
+        patiently(store.put, f"{base}/{MARKER}", json.dumps(asdict(marker), sort_keys=True).encode())
 
 
 def latest(store: Store, prefix: str) -> Checkpoint | None:
@@ -113,8 +112,8 @@ def fetch(store: Store, checkpoint: Checkpoint, folder: Path) -> None:
     for part in checkpoint.parts:
         path = folder / part.key.split("/checkpoints/")[1].split("/", 3)[3]
         path.parent.mkdir(parents=True, exist_ok=True)
-        copied = partial(_copied, store, part, path)
-        if not patiently(copied) and not patiently(copied):  # a second look: the advice is to delete it
+        # A second look, as the advice is to delete it.
+        if not any(patiently(_copied, store, part, path) for _ in range(2)):
             raise CheckpointError(_spoilt(store, part.key, "is not what was committed"))
 
 

@@ -7,7 +7,6 @@ Written before that step's checkpoint is committed: no committed step is without
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 
 from pipelines.patience import patiently
 from pipelines.storage import Store
@@ -17,7 +16,7 @@ def write(store: Store, task: str, records: Sequence[Mapping[str, float]]) -> No
     """Keep the records of consecutive steps, each with its `step`."""
     if records:
         lines = "".join(f"{json.dumps(record)}\n" for record in records)
-        patiently(partial(store.put, f"{_folder(task)}{records[-1]['step']:08d}.jsonl", lines.encode()))
+        patiently(store.put, f"{_folder(task)}{records[-1]['step']:08d}.jsonl", lines.encode())
 
 
 def read(store: Store, task: str, after: int) -> Iterator[dict[str, float]]:

@@ -252,7 +252,7 @@ class _State:
 
     def _put_picture(self, picture: np.ndarray) -> None:
         key = f"{self.job.task}/pictures/{self.step:08d}.png"
-        self._put(key, lambda path: write_image(path, picture))
+        patiently(put_made, self.store, key, lambda path: write_image(path, picture))
         self.reporter.say(Picture(key))
 
     def save(self) -> float:
@@ -276,7 +276,7 @@ class _State:
             checkpoint.save(self.store, self.job.task, self.step, Path(folder), state, rank=self.rank, gather=_gather)
         if self.reporter:
             best = [self.best["step"]] if self.best else []
-            patiently(lambda: checkpoint.prune(self.store, self.job.task, self.job.config.keep, best))
+            patiently(checkpoint.prune, self.store, self.job.task, self.job.config.keep, best)
         seconds = time.perf_counter() - started
         if self.reporter:
             self.reporter.note(checkpoint=seconds)
@@ -292,10 +292,8 @@ class _State:
         model = KGT(self.job.model)
         model.load_state_dict(weights)
         metadata = {"task": self.job.task, **(more or {})}
-        self._put(f"{self.job.task}/{name}", lambda path: save_weights(model, path, metadata=metadata))
-
-    def _put(self, key: str, make: Callable[[Path], None]) -> None:
-        patiently(lambda: put_made(self.store, key, make))
+        key = f"{self.job.task}/{name}"
+        patiently(put_made, self.store, key, lambda path: save_weights(model, path, metadata=metadata))
 
 
 def _check_memory(job: Job) -> None:
