@@ -63,7 +63,8 @@ def run(configs: Sequence[RunConfig], interruption: Interruption) -> list[Outcom
     Raises UserError before anything is started or written, also where another driver has the run, or had it since
     this began; where Ray itself dies; and where another driver has taken the run over, as this one stood still.
     """
-    lock = of_run(open_store(configs[0].out))
+    store = open_store(configs[0].out)
+    lock = of_run(store)
     lock.look()  # first: what is read from here on is of a run that nobody else drives
     todo = jobs.prepare(configs)
     results = {job.task: _finished(job) for job in todo}
@@ -77,7 +78,7 @@ def run(configs: Sequence[RunConfig], interruption: Interruption) -> list[Outcom
         for url in (fresh[0].config.out, *stores, tracking_uri()):
             cluster.refuse_local_state(url)
         slots = _slots(fresh[0])
-        check_writable(open_store(fresh[0].config.out))
+        check_writable(store)
         with held(lock):
             jobs.commit(fresh)
             with ray_death.surviving(), interruption:

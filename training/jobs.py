@@ -109,10 +109,8 @@ def _prepare(config: RunConfig) -> Job:
         phases=config.phases(),
         shuffle=config.shuffle,
     )
-    model, start = _model(config, [manifest for _, manifest in found]), _start(config, record)
-    if start and record is None:
-        _check_start(config, model, start)
-    return Job(config, model, plan, start)
+    model = _model(config, [manifest for _, manifest in found])
+    return Job(config, model, plan, _start(config, record, model))
 
 
 def _manifests(config: RunConfig, record: dict[str, Any] | None) -> list[tuple[Store, Manifest]]:
@@ -232,14 +230,17 @@ def _scale(task: str, manifest: Manifest) -> int:
 
 def start_weights(start: Start) -> bytes:
     """The weights file. Raises UserError where there is none, or another by now."""
-    data = _weights(start.address)
+    data = _weights_file(start.address).read_bytes()
     if hashlib.sha256(data).hexdigest() != start.sha256:
         raise UserError(f"init={start.address} no longer holds the weights it held (SHA-256 {start.sha256})")
     return data
 
 
-def _start(config: RunConfig, record: dict[str, Any] | None) -> Start | None:
-    """What the run began with, else what `init=` leads to now: a version or a file, for an alias moves."""
+def _start(config: RunConfig, record: dict[str, Any] | None, model: KGTConfig) -> Start | None:
+    """What the run began with, else what `init=` leads to now: a version or a file, for an alias moves.
+
+    Raises UserError where that is no KGT's, or none of it fits the model.
+    """
     if record is not None:
         return Start(**record["start"]) if "start" in record else None
     if not config.init:
@@ -249,19 +250,12 @@ def _start(config: RunConfig, record: dict[str, Any] | None) -> Start | None:
         address = f"models:/{name}/{version}"
     else:
         address = str(Path(config.init).expanduser().absolute())
-    return Start(address, hashlib.sha256(_weights(address)).hexdigest())
-
-
-def _check_start(config: RunConfig, model: KGTConfig, start: Start) -> None:
-    """Raises UserError where the weights are no KGT's, or none of them fits the model."""
     from kgt.model import KGT  # torch: seconds that only runs with init= take
     from training.warmstart import take_over
 
-    take_over(KGT(model), _weights_file(start.address), config.init)
-
-
-def _weights(address: str) -> bytes:
-    return _weights_file(address).read_bytes()
+    path = _weights_file(address)
+    take_over(KGT(model), path, config.init)
+    return Start(address, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _weights_file(address: str) -> Path:
