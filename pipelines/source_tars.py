@@ -92,10 +92,8 @@ def _members(location: str, tar_name: str, suffixes: tuple[str, ...]) -> Iterato
                 raise tarfile.ReadError("its end is missing")
     except UserError:
         raise
-    except (
-        *(tarfile.TarError, ValueError, LookupError, OverflowError),  # of damaged headers
-        RecursionError,  # of headers that only announce the next
-    ) as error:
+    # Of damaged headers; the last of those that only announce the next.
+    except (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError) as error:
         raise UserError(f"source {location}: not a whole tar file: {error}") from error
 
 
