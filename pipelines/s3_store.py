@@ -189,6 +189,8 @@ class S3Store:
             ) from error
         except (NoConnectionError, HTTPClientError, IncompleteReadError) as error:
             raise Unavailable(f"store {self.url} does not answer: {' '.join(str(error).split())}") from error
+        except FlexibleChecksumError as error:
+            raise Unavailable(f"store {self.url} gave other bytes of {key} than were put there") from error
         except BotoCoreError as error:
             raise UserError(f"store {self.url}: {' '.join(str(error).split())}") from error
 
@@ -204,20 +206,8 @@ class _Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while True:
-            try:
-                chunk = self._stream.read(len(buffer))
-                break
-            except _CUT_OFF:
-                self._left -= 1
-                if not self._left:
-                    with self._store._trouble(self._key):
-                        raise
-                self._connect()
-            except FlexibleChecksumError as error:
-                raise Unavailable(
-                    f"store {self._store.url} gave other bytes of {self._key} than were put there"
-                ) from error
+        with self._store._trouble(self._key):
+            chunk = self._read(len(buffer))
         buffer[: len(chunk)] = chunk
         self._at += len(chunk)
         return len(chunk)
@@ -226,6 +216,16 @@ class _Body(io.RawIOBase):
         if not self.closed:
             self._stream.close()
         super().close()
+
+    def _read(self, size: int) -> bytes:
+        while True:
+            try:
+                return self._stream.read(size)
+            except _CUT_OFF:
+                self._left -= 1
+                if not self._left:
+                    raise
+                self._connect()
 
     def _connect(self) -> None:
         rest = {"Range": f"bytes={self._at}-", "IfMatch": self._etag} if self._at else {}

@@ -29,7 +29,7 @@ from pipelines.storage import (
     open_store,
     read_records,
 )
-from tests.pipelines.faults import EVER, Act, CutAnswer, FaultProxy, Forget, Lose
+from tests.pipelines.faults import EVER, Act, Change, CutAnswer, FaultProxy, Forget, Lose
 
 
 def test_objects_come_back_as_they_went(store: Store, tmp_path: Path) -> None:
@@ -310,6 +310,17 @@ def test_an_object_is_read_on_where_the_connection_broke(proxy: FaultProxy, buck
     proxy.add("GET", "/x$", CutAnswer(100), times=EVER)
     with pytest.raises(Unavailable, match="does not answer"):
         bucket.get("x")
+
+
+def test_an_answer_that_was_altered_on_its_way_may_be_asked_for_again(proxy: FaultProxy, bucket: Store) -> None:
+    """A part of an object, too: it is the network's fault, not the user's."""
+    bucket.put("x", b"data")
+    proxy.add("GET", "/x$", Change(bytes.upper, checked=True), times=EVER)
+    for read in (lambda: bucket.get("x"), lambda: bucket.get_range("x", 0, 4)):
+        with pytest.raises(Unavailable, match="gave other bytes of x than were put there"):
+            read()
+    proxy.clear()
+    assert bucket.get_range("x", 0, 4) == (b"data", 4)
 
 
 def test_spools_of_killed_processes_are_removed(file_store: Store, tmp_path: Path) -> None:
