@@ -46,7 +46,7 @@ def main() -> None:
             TASK, images=given.images, model=str(weights), changes=changes, k=given.k, limit=given.limit
         )
     rows = compare(measured)
-    store("ablation", rows, path=given.json, packages=("torch",), more={"networks": list(_networks(measured))})
+    store("ablation", rows, path=given.json, packages=("torch",), more={"networks": list(_own_figures(measured))})
     print_table("ablation", [row | _written(row) for row in rows])
 
 
@@ -107,7 +107,7 @@ def _written(row: Mapping[str, Any]) -> dict[str, str]:
     return {"psnr": f"{row['psnr']:.3f}", "ssim": f"{row['ssim']:.4f}", "of the seeds": of_the_seeds}
 
 
-def _networks(measured: Arms) -> list[dict[str, Any]]:
+def _own_figures(measured: Arms) -> list[dict[str, Any]]:
     """Every network's own figures."""
     return [
         {"arm": arm, "seed": seed, "k": row.k, "psnr": row.psnr, "ssim": row.ssim}
