@@ -81,9 +81,9 @@ def postgres(folder: Path) -> Iterator[int]:
 class Server:
     """Where the server answers, and what it has said."""
 
-    def __init__(self, url: str, log: Path, database: int) -> None:
-        """database: PostgreSQL's port."""
-        self.url, self.log, self.database = url, log, database
+    def __init__(self, url: str, log: Path, database: int, process: int) -> None:
+        """database: PostgreSQL's port. process: the id of the one that started all others."""
+        self.url, self.log, self.database, self.process = url, log, database, process
 
     def status(self, path: str, account: str = "", host: str = "") -> int:
         """The HTTP status of a GET, with or without an account."""
@@ -132,7 +132,7 @@ def serving(aws_server: Account, root: Path) -> Iterator[Server]:
                 [root / "infra" / "mlflow_server.sh"], env=environment, stdout=file, stderr=subprocess.STDOUT
             )
         try:
-            server = Server(f"http://127.0.0.1:{port}", log, database)
+            server = Server(f"http://127.0.0.1:{port}", log, database, process.pid)
             deadline = time.monotonic() + 480
             while not answers(server):
                 assert process.poll() is None, log.read_text()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import boto3
 import numpy as np
+import psutil
 import pytest
 import requests
 import torch
@@ -122,6 +123,12 @@ def test_a_model_s_way_from_training_to_champion(
     tracking.set_alias("denoise", "champion", second)
     assert promote.main(["task=denoise", "rollback=true", f"store=file://{tmp_path}/locks"]) == 0
     assert champion() == first
+
+
+def test_it_serves_and_runs_no_jobs(server: Server) -> None:
+    """MLflow's own jobs, which nobody here asks for, would take eight processes more, and hand pickles on."""
+    processes = psutil.Process(server.process).children(recursive=True)
+    assert [" ".join(process.cmdline()) for process in processes if "uvicorn" not in process.cmdline()] == []
 
 
 def test_nobody_but_the_admin_makes_experiments_and_models(act_as: As, server: Server) -> None:
