@@ -166,7 +166,8 @@ def _head(what: str, measured: str, kinds: Sequence[Json]) -> list[str]:
 
 
 def _price(hours: float, kind: Json) -> str:
-    return f"{hours:,.2f} h, {hours * kind['hour']:,.2f} / {hours * kind['spot_hour']:,.2f}"
+    spot = f"{hours * kind['spot_hour']:,.2f}" if "spot_hour" in kind else "none"  # not every type is sold so
+    return f"{hours:,.2f} h, {hours * kind['hour']:,.2f} / {spot}"
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ PRICES = {
     "instances": [
         {"name": "small", "for": "pipelines", "vcpus": 10, "hour": 3.6, "spot_hour": 1.8},
         {"name": "gpu", "for": "training", "gpus": "1 X", "hour": 2.0, "spot_hour": 0.5},
+        {"name": "rare", "for": "training", "gpus": "1 Y", "hour": 3.0},
     ],
 }
 MEASURED = {"device": "a CPU, 4 cores", "date": "2026-11-25", "rows": [{"task": "sr", "job, pairs/s": 400.0}]}
@@ -39,7 +40,7 @@ def test_a_run_costs_what_was_measured_of_it_and_nothing_is_made_up() -> None:
         ],
     }
     *_, run, sr, others = costs.training_table(PRICES, runs, steps)
-    assert run == "| `a`, 1,000 steps | 20.00 | 2.00 h, 7.20 / 3.60 | not measured |"
+    assert run == "| `a`, 1,000 steps | 20.00 | 2.00 h, 7.20 / 3.60 | not measured | not measured |"
     pairs = 500_000 * 32
     assert f"| {pairs * 0.5 * 2 / 3600:,.2f} | {pairs * 0.5 * 2 / 3600 / 10:,.2f} h, " in sr
     assert sr.startswith("| `recipe=full`, `task=sr`: kgt-s, 500,000 steps, patches of 64 pixels |")
@@ -54,6 +55,8 @@ def test_a_run_with_rates_of_its_own_costs_its_hours(tmp_path: Path, capsys: pyt
     for given, hours in ((["pairs_per_second=5", *simple], 2.0), (["pairs_per_second=[10,5]", *phased], 2.0)):
         assert costs.main([*run, *given]) == 0
         assert f"on gpu: {hours:.2f} h, 4.00 / 1.00 USD on demand / spot\n" in capsys.readouterr().out
+    assert costs.main([*run, "instance=rare", "pairs_per_second=5", *simple]) == 0
+    assert "on rare: 2.00 h, 6.00 / none USD" in capsys.readouterr().out
     for wrong, words in [
         ([*run, *simple], "pairs_per_second is wanted"),
         ([*run, "pairs_per_second=fast", *simple], "pairs_per_second is wanted"),
