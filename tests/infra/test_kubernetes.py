@@ -16,6 +16,8 @@ import mlflow.cli
 import pytest
 import ray
 import yaml
+from ray._private import ray_constants
+from ray.autoscaler._private.kuberay.utils import parse_quantity
 
 from infra import submit
 from tests.infra.commands import check_command
@@ -78,7 +80,14 @@ def troubles(manifest: Manifest) -> list[str]:
         found.append("Ray without a token")
     if manifest["kind"] == "RayCluster" and "securityContext" not in spec["autoscalerOptions"]:
         found.append("an autoscaler that may be root")
+    if manifest["kind"] == "CronJob":
+        if spec.get("concurrencyPolicy") != "Forbid":
+            found.append("a tick beside the one before")
+        if not {"startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"} <= spec.keys():
+            found.append("ticks without a deadline, or without an end in the list")
     for pod in pods(manifest):
+        if manifest["kind"] == "RayCluster" and not _has_room_for_objects(pod["spec"]):
+            found.append("an object store on a disk")
         of_pod = pod["spec"].get("securityContext", {})
         if not of_pod.get("runAsNonRoot") or not of_pod.get("runAsUser"):
             found.append("a pod that may be root")
@@ -96,6 +105,16 @@ def troubles(manifest: Manifest) -> list[str]:
                 if secret and "value" in variable and not variable["name"].endswith("_FILE"):
                     found.append(f"{variable['name']} in plain text")
     return found
+
+
+def _has_room_for_objects(pod: Manifest) -> bool:
+    """Whether /dev/shm takes what Ray's store of objects wants by default; it goes to a disk otherwise."""
+    (container,) = pod["containers"]
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/dev/shm"]
+    (volume,) = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == mount["name"]]
+    memory = float(parse_quantity(container["resources"]["limits"].get("memory", 0)))
+    wanted = ray_constants.DEFAULT_OBJECT_STORE_MEMORY_PROPORTION * memory
+    return volume["medium"] == "Memory" and float(parse_quantity(volume["sizeLimit"])) >= wanted
 
 
 @functools.cache
@@ -177,6 +196,7 @@ def test_a_misspelt_key_is_refused_where_kuberay_reads_it() -> None:
         ("RayJob", "training", ("securityContext", "runAsNonRoot"), False, "a pod that may be root"),
         ("CronJob", "regenerate", ("containers", 0, "securityContext"), {}, "a container with privileges"),
         ("StatefulSet", "postgres", ("containers", 0, "env", 0), {"name": "PGPASSWORD", "value": "x"}, "in plain text"),
+        ("RayCluster", "kgt", ("volumes", 0, "emptyDir", "sizeLimit"), "2Gi", "an object store on a disk"),
     ],
 )
 def test_the_rules_notice(kind: str, name: str, place: tuple[str | int, ...], value: Any, trouble: str) -> None:
@@ -186,6 +206,22 @@ def test_the_rules_notice(kind: str, name: str, place: tuple[str | int, ...], va
         spot = spot[key]
     spot[place[-1]] = value
     assert any(trouble in line for line in troubles(manifest))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "trouble"),
+    [
+        ("concurrencyPolicy", "Allow", "a tick beside the one before"),
+        ("concurrencyPolicy", None, "a tick beside the one before"),
+        ("startingDeadlineSeconds", None, "ticks without a deadline, or without an end in the list"),
+        ("failedJobsHistoryLimit", None, "ticks without a deadline, or without an end in the list"),
+    ],
+)
+def test_the_rules_notice_a_careless_schedule(key: str, value: str | None, trouble: str) -> None:
+    job = called("CronJob", "regenerate")
+    job["spec"].pop(key)
+    job["spec"] |= {key: value} if value else {}
+    assert troubles(job) == [trouble]
 
 
 def test_nothing_is_open_to_the_world() -> None:
