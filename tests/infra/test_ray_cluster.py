@@ -85,6 +85,20 @@ def test_nodes_are_private_encrypted_and_without_keys(config: dict[str, Any], ec
         assert not [rule for rule in group["IpPermissions"] if rule["IpRanges"] or rule["Ipv6Ranges"]], group
 
 
+def test_groups_grow_from_nothing_and_nodes_without_work_are_given_back(config: dict[str, Any]) -> None:
+    assert 0 < config["idle_timeout_minutes"] <= 30
+    groups = {name: kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]}
+    assert {kind["min_workers"] for kind in groups.values()} == {0}
+    assert sum(kind["max_workers"] for kind in groups.values()) <= config["max_workers"]
+
+
+def test_code_asks_for_buckets_in_the_cluster_s_region(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = [option.removeprefix("--env ") for option in config["docker"]["run_options"] if "AWS_" in option]
+    for name, value in (variable.split("=") for variable in variables):
+        monkeypatch.setenv(name, value)
+    assert boto3.session.Session().region_name == config["provider"]["region"]
+
+
 def test_resources_are_those_of_the_machines(config: dict[str, Any], ec2: Any) -> None:
     for name, kind in config["available_node_types"].items():
         (machine,) = ec2.describe_instance_types(InstanceTypes=[kind["node_config"]["InstanceType"]])["InstanceTypes"]
