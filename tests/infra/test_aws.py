@@ -1,6 +1,7 @@
 """Buckets, roles and nodes: cfn-lint, rules of ours, and the project's own commands under the roles that they get."""
 
 import copy
+import fnmatch
 import json
 import os
 import subprocess
@@ -22,6 +23,8 @@ Template = dict[str, Any]
 
 PRIVATE = dict.fromkeys(("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"), True)
 """All four: each closes another way to make a bucket public."""
+
+WITHOUT_TLS = {"Bool": {"aws:SecureTransport": "false"}}
 
 ANYBODY = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}
 
@@ -46,6 +49,11 @@ def troubles(template: Template) -> list[str]:
                 found.append(f"{name} is not encrypted")
             if resource.get("DeletionPolicy") != "Retain":
                 found.append(f"{name} is lost with its stack")
+            rules = properties.get("LifecycleConfiguration", {}).get("Rules", [])
+            if not any(rule["Status"] == "Enabled" and "NoncurrentVersionExpiration" in rule for rule in rules):
+                found.append(f"{name} keeps what was deleted for ever")
+            if not any(rule.get("Condition") == WITHOUT_TLS for rule in _denials(template, name, "s3:*")):
+                found.append(f"{name} is read over plain HTTP")
         rules = properties.get("SecurityGroupIngress", []) if kind == "AWS::EC2::SecurityGroup" else []
         rules += [properties] if kind == "AWS::EC2::SecurityGroupIngress" else []
         if any({"CidrIp", "CidrIpv6"} & rule.keys() for rule in rules):
@@ -67,6 +75,18 @@ def troubles(template: Template) -> list[str]:
             found += [f"{name} lets everyone {action}" for action in _allowed_to_everyone(properties)]
         found += [f"{name} holds a secret" for key in ("Password", "SecretAccessKey") if key in json.dumps(properties)]
     return found
+
+
+def _denials(template: Template, bucket: str, action: str) -> list[Template]:
+    """The statements of a bucket's policies that deny it to all the world."""
+    policies = [one["Properties"] for one in template["Resources"].values() if one["Type"] == "AWS::S3::BucketPolicy"]
+    return [
+        statement
+        for policy in policies
+        for statement in policy["PolicyDocument"]["Statement"]
+        if policy["Bucket"] == {"Ref": bucket}
+        and (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", action)
+    ]
 
 
 def _allowed_to_everyone(properties: Template) -> list[str]:
@@ -144,6 +164,18 @@ def test_cfn_lint_refuses_a_misspelt_key(root: Path) -> None:
         ("storage", ("Runs", "Properties", "VersioningConfiguration"), {}, "Runs forgets what is overwritten"),
         ("storage", ("Artifacts", "DeletionPolicy"), "Delete", "Artifacts is lost with its stack"),
         (
+            "storage",
+            ("Shards", "Properties", "LifecycleConfiguration", "Rules", 0, "Status"),
+            "Disabled",
+            "Shards keeps what was deleted for ever",
+        ),
+        (
+            "storage",
+            ("RunsPolicy", "Properties", "PolicyDocument", "Statement", 0, "Effect"),
+            "Allow",
+            "Runs is read over plain HTTP",
+        ),
+        (
             "nodes",
             ("Nodes", "Properties", "SecurityGroupIngress"),
             [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "CidrIp": "0.0.0.0/0"}],
@@ -171,6 +203,28 @@ def test_the_rules_notice(name: str, place: tuple[str | int, ...], value: Any, t
         spot = spot[key]
     spot[place[-1]] = value
     assert trouble in troubles(template)
+
+
+def is_put_refused(template: Template, key: str, conditions: set[str]) -> bool:
+    """Whether the policy of the bucket of shards denies a write of that key by a request with these conditions."""
+    return any(
+        fnmatch.fnmatchcase(f"${{Shards.Arn}}/{key}", statement["Resource"]["Fn::Sub"])
+        and all((name in conditions) != (absent == "true") for name, absent in statement["Condition"]["Null"].items())
+        for statement in _denials(template, "Shards", "s3:PutObject")
+    )
+
+
+def test_the_bucket_of_shards_takes_manifests_and_current_by_conditional_writes_alone(root: Path) -> None:
+    """Simulated accounts do not look at the policies of buckets."""
+    template = read(root, "storage")
+    manifest, current = "shards/denoise/versions/v000001.json", "shards/denoise/CURRENT"
+    assert is_put_refused(template, manifest, set())
+    assert is_put_refused(template, manifest, {"s3:if-match"})
+    assert not is_put_refused(template, manifest, {"s3:if-none-match"})
+    assert is_put_refused(template, current, set())
+    assert not is_put_refused(template, current, {"s3:if-match"})
+    assert not is_put_refused(template, current, {"s3:if-none-match"})
+    assert not is_put_refused(template, "shards/denoise/pool/train-0.tar", set())
 
 
 @pytest.fixture
