@@ -160,6 +160,7 @@ def test_kubectl_takes_its_options_and_finds_what_they_name() -> None:
     lines = [line for document in ("docs/operations.md", "infra/README.md") for line in _kubectl(document)]
     assert len(lines) > 15
     names = {(manifest["kind"].lower(), manifest["metadata"]["name"]) for manifest in MANIFESTS}
+    names |= {("service", f"{name}-head-svc") for kind, name in names if kind == "raycluster"}  # KubeRay's
     helps = {}
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
@@ -175,7 +176,7 @@ def test_kubectl_takes_its_options_and_finds_what_they_name() -> None:
             else:
                 for letter in word[1:] if word.startswith("-") else "":
                     assert f"-{letter}, --" in helps[verb], line
-            for kind, name in re.findall(r"(cronjob|service|deployment)/(\w+)", word):
+            for kind, name in re.findall(r"(cronjob|service|deployment)/([\w-]+)", word):
                 assert (kind, name) in names, line
             for path in re.findall(r"infra/kubernetes/\S+", word):
                 assert FOLDER.parents[1].joinpath(path).is_dir(), line
