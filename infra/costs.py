@@ -166,7 +166,7 @@ def _head(what: str, measured: str, kinds: Sequence[Json]) -> list[str]:
 
 
 def _price(hours: float, kind: Json) -> str:
-    spot = f"{hours * kind['spot_hour']:,.2f}" if "spot_hour" in kind else "none"  # not every type is sold so
+    spot = f"{hours * kind['spot_hour']:,.2f}" if "spot_hour" in kind else "none"  # the source has none of every type
     return f"{hours:,.2f} h, {hours * kind['hour']:,.2f} / {spot}"
 
 
