@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipelines import cluster
-from tests.infra.test_kubernetes import called
+from tests.infra.manifests import called
 
 NODES = """
 import sys

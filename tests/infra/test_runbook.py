@@ -17,7 +17,7 @@ from infra import costs, mlflow_account, submit
 from pipelines import datasets
 from pipelines.options import parse
 from tests.infra.commands import check_command
-from tests.infra.test_kubernetes import FOLDER, MANIFESTS
+from tests.infra.manifests import FOLDER, MANIFESTS
 from training import lineage
 from training.config import read_configs
 
