@@ -5,7 +5,8 @@ import secrets
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,17 +101,8 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of an empty bucket; the standard AWS variables point to its server."""
-    import boto3
-
-    from pipelines import s3_store
-
-    for name, value in (AWS | {"AWS_ENDPOINT_URL": s3_endpoint}).items():
-        monkeypatch.setenv(name, value)
-    s3_store._client.cache_clear()
-    name = f"bucket-{uuid.uuid4().hex}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    yield name
-    s3_store._client.cache_clear()
+    with _reaching(AWS | {"AWS_ENDPOINT_URL": s3_endpoint}, monkeypatch):
+        yield _empty_bucket()
 
 
 @pytest.fixture(scope="session")
@@ -125,28 +117,40 @@ def proxied(s3_endpoint: str) -> "Iterator[tuple[FaultProxy, dict[str, str]]]":
 @pytest.fixture
 def proxy(proxied: "tuple[FaultProxy, dict[str, str]]", monkeypatch: pytest.MonkeyPatch) -> "Iterator[FaultProxy]":
     """The proxy, without a fault; this process goes through it, too."""
-    from pipelines import s3_store
-
     proxy, variables = proxied
     proxy.clear()
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    s3_store._client.cache_clear()
-    yield proxy
+    with _reaching(variables, monkeypatch):
+        yield proxy
     proxy.clear()
-    s3_store._client.cache_clear()
 
 
 @pytest.fixture
 def bucket(proxy: "FaultProxy") -> "Store":
     """An empty store in a bucket behind the proxy."""
-    import boto3
-
     from pipelines.storage import open_store
+
+    return open_store(f"s3://{_empty_bucket()}/shards")
+
+
+@contextmanager
+def _reaching(variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process's S3 clients are those that the variables lead to."""
+    from pipelines import s3_store
+
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    s3_store._client.cache_clear()
+    yield
+    s3_store._client.cache_clear()
+
+
+def _empty_bucket() -> str:
+    """The name of a new one."""
+    import boto3
 
     name = f"bucket-{uuid.uuid4().hex}"
     boto3.client("s3").create_bucket(Bucket=name)
-    return open_store(f"s3://{name}/shards")
+    return name
 
 
 @pytest.fixture(scope="session")
