@@ -4,6 +4,7 @@ One experiment, `kgt`. Without MLFLOW_TRACKING_URI everything is embedded: SQLit
 artifacts lie there with any other store, too, that is not a server.
 """
 
+import fcntl
 import logging
 import math
 import re
@@ -12,7 +13,8 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from training.mlflow_client import PermissionDenied, TrackingError, in_one_line,
 # What comes above sets MLflow up, which has to be before its import.
 import mlflow
 import numpy as np
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Experiment, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -53,29 +55,49 @@ logger = logging.getLogger("training")
 def open_tracking() -> str:
     """The experiment's id; database and experiment are created where they are missing.
 
-    Called once in the driver before anything else runs: several processes must not migrate a new database at once.
+    Called once in the driver before anything else runs: the rest finds both there.
     Raises UserError where the server cannot be reached, or the experiment was deleted.
     """
     uri = tracking_uri()
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     if uri.startswith(("http://", "https://")):
         _see_that_it_answers(uri)
     try:
-        experiment = store_client().get_experiment_by_name(EXPERIMENT)
-        if experiment is not None and experiment.lifecycle_stage != "active":
-            raise UserError(
-                f"the experiment '{EXPERIMENT}' of MLflow at {uri} was deleted: restore it with: "
-                f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {experiment.experiment_id}"
-            )
-        if experiment is not None:
-            return experiment.experiment_id
-        # A server places artifacts itself; by default an embedded store would put them under the working directory.
-        served = uri.startswith(("http://", "https://", "databricks"))
-        location = None if served else (home() / "artifacts").as_uri()
-        return store_client().create_experiment(EXPERIMENT, artifact_location=location)
+        with _first_come(uri):
+            experiment = store_client().get_experiment_by_name(EXPERIMENT) or _made_experiment(uri)
     except MlflowException as error:
         raise UserError(f"MLflow at {uri} does not answer as it should: {str(error).splitlines()[0]}") from error
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"the experiment '{EXPERIMENT}' of MLflow at {uri} was deleted: restore it with: "
+            f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {experiment.experiment_id}"
+        )
+    return experiment.experiment_id
+
+
+@contextmanager
+def _first_come(uri: str) -> Iterator[None]:
+    """One process at a time opens a SQLite database: of two that create a new one, each breaks the other's."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    path = Path(uri.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _made_experiment(uri: str) -> Experiment:
+    # A server places artifacts itself; by default an embedded store would put them under the working directory.
+    served = uri.startswith(("http://", "https://", "databricks"))
+    location = None if served else (home() / "artifacts").as_uri()
+    client = store_client()
+    try:
+        client.create_experiment(EXPERIMENT, artifact_location=location)
+    except MlflowException as error:  # another command may have been first
+        if error.error_code != ErrorCode.Name(ErrorCode.RESOURCE_ALREADY_EXISTS):
+            raise
+    return client.get_experiment_by_name(EXPERIMENT)
 
 
 def _see_that_it_answers(uri: str) -> None:

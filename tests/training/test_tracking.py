@@ -4,11 +4,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+from mlflow.entities import Experiment
 
 from kgt.config import preset
 from kgt.errors import UserError
@@ -116,6 +118,42 @@ def test_a_deleted_experiment_is_one_line_with_the_way_out() -> None:
         tracking.open_tracking()
     client.restore_experiment(experiment)
     assert tracking.open_tracking() == experiment
+
+
+_AT_ONCE = """
+import os
+from training import tracking
+
+children = []
+for _ in range(3):
+    if not (child := os.fork()):
+        os.write(1, (tracking.open_tracking() + "\\n").encode())
+        os._exit(0)
+    children.append(child)
+for child in children:
+    os.waitpid(child, 0)
+"""
+
+
+def test_commands_that_are_the_first_ones_at_once_find_one_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KGT_HOME", str(tmp_path / "new"))
+    ended = subprocess.run([sys.executable, "-c", _AT_ONCE], cwd=tracking.ROOT, capture_output=True, text=True)
+    assert ended.stdout.split() == ["1", "1", "1"], ended.stderr
+
+
+def test_who_comes_second_takes_the_experiment_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tracking.open_tracking()
+    client = tracking.store_client()
+    look, looks = client.get_experiment_by_name, []
+
+    def before_the_first_made_it(name: str) -> Experiment | None:
+        looks.append(name)
+        return look(name) if len(looks) > 1 else None
+
+    monkeypatch.setattr(client, "get_experiment_by_name", before_the_first_made_it, raising=False)
+    assert tracking.open_tracking() == first
 
 
 def test_children_know_their_parent_and_runs_are_taken_up_again() -> None:
