@@ -41,12 +41,19 @@ def main() -> None:
 
 
 def read(folder: Path) -> list[Record]:
-    """The records of a run's steps, ascending. Raises UserError where there are none."""
+    """The records of a run's steps, ascending; the last one of a finished run with the closing validation.
+
+    Raises UserError where there are none.
+    """
     lines = [line for path in sorted(folder.glob("metrics/*.jsonl")) for line in path.read_text().splitlines()]
     records = {record["step"]: record for record in map(json.loads, lines)}  # the last of a step that was replayed
     if not records:
         raise UserError(f"{folder}: no run's folder of a task, which has metrics/*.jsonl")
-    return [records[step] for step in sorted(records)]
+    found = [records[step] for step in sorted(records)]
+    if (folder / "result.json").exists():
+        result = json.loads((folder / "result.json").read_text())
+        found[-1] |= {f"val_{name}": result[name] for name in ("psnr", "ssim") if name in result}
+    return found
 
 
 def curve(records: Sequence[Record], cores: int) -> list[dict[str, float]]:

@@ -49,6 +49,17 @@ def test_only_steps_of_one_phase_are_alike(tmp_path: Path) -> None:
     assert summary(read(tmp_path), 1)["quiet"] == pytest.approx(4 * (0.1 + 0.2 + 0.4))
 
 
+def test_a_finished_run_s_last_point_is_its_closing_validation(tmp_path: Path) -> None:
+    write(tmp_path, "00000002.jsonl", range(1, 3), 360.0, val_psnr=30.0)
+    write(tmp_path, "00000003.jsonl", range(3, 4), 360.0)
+    assert len(curve(read(tmp_path), 1)) == 2
+    (tmp_path / "result.json").write_text(json.dumps({"psnr": 31.0, "ssim": 0.9, "input_psnr": 20.0}))
+    last = {"step": 3, "core-hours": pytest.approx(0.3), "val_psnr": 31.0, "val_ssim": 0.9}
+    assert curve(read(tmp_path), 1)[2] == last
+    (tmp_path / "result.json").write_text(json.dumps({"model_version": "1"}))
+    assert len(curve(read(tmp_path), 1)) == 2
+
+
 def test_a_run_that_was_never_validated_has_no_figures(tmp_path: Path) -> None:
     write(tmp_path, "00000010.jsonl", range(1, 11), 1.0)
     row = summary(read(tmp_path), 1)
