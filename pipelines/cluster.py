@@ -122,12 +122,16 @@ def not_for(role: str) -> dict[str, str]:
     return {ROLE: f"!{role}"}
 
 
+def nodes_not_for(role: str) -> list[dict[str, float]]:
+    """What each of the nodes has that `not_for` selects, in Ray's units, by its names (`CPU`, `GPU`)."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Labels"].get(ROLE) != role]
+
+
 def resources_not_for(role: str) -> Counter[str]:
-    """What the nodes have that `not_for` selects, in Ray's units, by its names (`CPU`, `GPU`)."""
+    """The same of all of them together."""
     has: Counter[str] = Counter()
-    for node in ray.nodes():
-        if node["Alive"] and node["Labels"].get(ROLE) != role:
-            has.update(node["Resources"])
+    for resources in nodes_not_for(role):
+        has.update(resources)
     return has
 
 

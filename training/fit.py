@@ -18,6 +18,7 @@ from pipelines.patience import PAUSES
 from pipelines.storage import Unavailable, open_store
 from training import checkpoint, remote
 from training.board import Lost
+from training.elastic import ElasticTrainer
 from training.plan import Job
 
 # A finished task is noticed 1.5 s earlier than by Ray's default.
@@ -59,7 +60,8 @@ def _saved(job: Job, before: int | None) -> int | None:
 def _trainer(job: Job, board: Any) -> TorchTrainer:
     config = job.config
     resources = {"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.gpus_per_worker else {})
-    return TorchTrainer(
+    trainer = ElasticTrainer if config.min_workers else TorchTrainer
+    return trainer(
         remote.train,
         train_loop_config={"job": job, "board": board},
         torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
