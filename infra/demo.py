@@ -104,10 +104,10 @@ def run(command: Sequence[str]) -> int:
 
 
 def lineage() -> list[str]:
-    """What promotion is asked in a checkout with changes that no commit names: to do without them."""
-    if not origin.git_commit().endswith(origin.DIRTY):
+    """What promotion is asked where no commit names the code: to do without."""
+    if origin.is_commit(origin.git_commit()):
         return []
-    console.print("This checkout has changes that are not committed: models are promoted with an incomplete lineage.")
+    console.print("No commit has the code that is here: models are promoted with an incomplete lineage.")
     return ["lineage=false"]
 
 

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     command = found.command(options.name or f"{found.model}-v{found.version}-again")
     print(f"\nto make it once more: {shlex.join(['python', 'training/run.py', *command])}")
     here = origin.git_commit()
-    if here != found.tags["git_commit"] or here.endswith(origin.DIRTY):
+    if here != found.tags["git_commit"] or not origin.is_commit(here):
         print(f"warning: it was made by {found.tags['git_commit']}, and this is {here}", file=sys.stderr)
     if "history" in found.tags:
         print(f"warning: it was not made by one run without a change: {found.tags['history']}", file=sys.stderr)

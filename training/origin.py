@@ -10,9 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 DIRTY = "-dirty"
+SOURCES = "source-"
 
 _PACKAGES = ("kgt", "pipelines", "training")
-_SOURCES = (".py", ".yaml")
+_SUFFIXES = (".py", ".yaml")
 
 
 def environment() -> str:
@@ -24,25 +25,32 @@ def environment() -> str:
 def git_commit() -> str:
     """The commit of the checkout, with DIRTY where it was changed since, be it by a source that git does not track.
 
-    Outside one (`ray job submit` leaves `.git` behind): KGT_GIT_COMMIT, else `source-` and a digest of the sources.
+    Outside one (`ray job submit` leaves `.git` behind): KGT_GIT_COMMIT, else SOURCES and a digest of them.
     """
     try:
         commit = _git("describe", "--always", "--abbrev=40", "--exclude=*", f"--dirty={DIRTY}")
         untracked = _git("ls-files", "--others", "--exclude-standard", "--", *_PACKAGES).splitlines()
-        added = any(Path(name.strip('"')).suffix in _SOURCES for name in untracked)
+        added = any(Path(name.strip('"')).suffix in _SUFFIXES for name in untracked)
         return commit + DIRTY if added and not commit.endswith(DIRTY) else commit
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("KGT_GIT_COMMIT") or f"source-{_source_digest()}"
+        return os.environ.get("KGT_GIT_COMMIT") or f"{SOURCES}{_source_digest()}"
+
+
+def is_commit(code: str) -> bool:
+    """Whether what `git_commit` says is a commit that has all of the code."""
+    return not code.startswith(SOURCES) and not code.endswith(DIRTY)
 
 
 def _git(*command: str) -> str:
-    return subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True).stdout.strip()
+    # Else git answers nobody but the checkout's owner: of its own code a process may ask.
+    words = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *command]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _source_digest() -> str:
     """blake2b, 64 bits, of what is run: paths and contents of the packages' Python files and recipes."""
     packages = [ROOT / name for name in _PACKAGES]
-    files = sorted(path for package in packages for path in package.rglob("*") if path.suffix in _SOURCES)
+    files = sorted(path for package in packages for path in package.rglob("*") if path.suffix in _SUFFIXES)
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         data = path.read_bytes()

@@ -183,12 +183,14 @@ def _code_gaps(tags: Mapping[str, str]) -> list[str]:
         commits = listed(tags.get("git_commit", ""), "git_commit")
     except UserError as error:
         return [str(error)]
-    gaps = [
-        f"its code was changed after commit {commit.removesuffix(origin.DIRTY)}, and what it was is not recorded"
-        for commit in commits
-        if commit.endswith(origin.DIRTY)
-    ]
+    gaps = [_of_code(commit) for commit in commits if not origin.is_commit(commit)]
     return [*gaps, "the code of its first steps is not recorded"] if history.UNKNOWN in commits else gaps
+
+
+def _of_code(commit: str) -> str:
+    if commit.startswith(origin.SOURCES):
+        return f"no commit names its code ({commit}): train from a checkout, by infra/submit.py, or set KGT_GIT_COMMIT"
+    return f"its code was changed after commit {commit.removesuffix(origin.DIRTY)}, and what it was is not recorded"
 
 
 def _start_gaps(tags: Mapping[str, str], asked: str) -> list[str]:

@@ -47,16 +47,17 @@ def test_the_sheet_shows_the_pictures_two_tasks_a_line(rng: np.random.Generator)
     assert sheet.shape[0] == 2 * (demo.CELL + 30) + 8
 
 
-def test_a_changed_checkout_promotes_too_and_says_so(
+def test_code_that_no_commit_names_promotes_too_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     asked = []
     monkeypatch.setattr(demo, "run", lambda command: asked.append(command) or "promote" in command[1])
-    for commit, more in (("a" * 40, []), (f"{'a' * 40}-dirty", ["lineage=false"])):
+    unnamed = ["lineage=false"]
+    for commit, more in (("a" * 40, []), (f"{'a' * 40}-dirty", unnamed), (f"source-{'0' * 16}", unnamed)):
         monkeypatch.setattr(demo.origin, "git_commit", lambda commit=commit: commit)
         assert demo.main() == 1
         assert [argument for argument in asked[-1] if argument.startswith("lineage=")] == more
-        assert ("are not committed" in capsys.readouterr().out) == bool(more)
+        assert ("No commit has the code" in capsys.readouterr().out) == bool(more)
 
 
 @pytest.mark.slow

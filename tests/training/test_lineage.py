@@ -172,6 +172,10 @@ def test_code_that_no_commit_names_is_a_gap_but_may_be_here(registered: str, cap
     assert "steps=7" in provenance.trace(registered).command("again")
     tracking.set_version_tags("denoise", "1", {"git_commit": f"[unknown, {'d' * 40}]"})
     assert provenance.trace(registered).gaps == ["the code of its first steps is not recorded"]
+    tracking.set_version_tags("denoise", "1", {"git_commit": f"source-{'0' * 16}"})
+    (gap,) = provenance.trace(registered).gaps
+    assert gap.startswith(f"no commit names its code (source-{'0' * 16}): train from a checkout, by infra/submit.py")
+    assert "steps=7" in provenance.trace(registered).command("again")
 
 
 def test_data_that_is_gone_or_another_is_a_gap(registered: str, store: str, capsys: pytest.CaptureFixture) -> None:
