@@ -12,10 +12,10 @@ Without a champion the challenger must beat the degraded images themselves (mode
 not finite somewhere or its lineage has gaps.
 
 Every decision, with its figures, is written to $KGT_HOME/reports/<task>.json, to an artifact of the challenger's run
-and, as tags, to its version. One promotion of a model at a time holds a lock in the store: name one that all promoters
-share, which has to be done where MLFLOW_TRACKING_URI is a server. With only_new=true, which a timer runs every few
-minutes, tasks are left out whose challenger is decided about or is not there yet. Exit code: 0 promoted or kept, 3
-where a challenger was refused, 2 where nothing could be decided.
+and, as tags promotion.… (promotion.prod.… with into=prod), to its version. One promotion of a model at a time holds a
+lock in the store: name one that all promoters share, which has to be done where MLFLOW_TRACKING_URI is a server. With
+only_new=true, which a timer runs every few minutes, tasks are left out whose challenger is decided about or is not
+there yet. Exit code: 0 promoted or kept, 3 where a challenger was refused, 2 where nothing could be decided.
 """
 
 import sys

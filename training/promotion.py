@@ -24,11 +24,11 @@ from training.lock import Lock, held, of_promotion
 from training.tracking import ModelVersion
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-VERDICT = "promotion.verdict"
+VERDICT, REASON = "verdict", "reason"
 PROMOTING = "promoting"
 """The verdict of a version whose aliases are about to be moved: after that `promoted`, or the promoter was killed."""
-ROLLED_BACK = "promotion.rolled_back"
-"""Tag of a version that was champion and is not to be so again."""
+ROLLED_BACK = "rolled_back"
+"""Noted of a version that was champion and is not to be so again."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Promoter:
     def undecided(self, task: str) -> bool:
         """Whether the task has a challenger about which nothing was decided yet."""
         challenger = tracking.get_alias(task, CHALLENGER)
-        return challenger is not None and not _is_decided(challenger.tags)
+        return challenger is not None and not self._is_decided(challenger.tags)
 
     def roll_back(self, task: str) -> Decision:
         """Make `previous` the champion again; what was, is marked, so that it is not promoted again."""
@@ -137,15 +137,15 @@ class Promoter:
         lock.renew()
         if self._champion(task) != champion:
             raise UserError(f"{CHAMPION} of {model_name(task, self.into)} was moved meanwhile: decide again")
-        if not decision.checks and _is_decided(challenger.tags):
+        if not decision.checks and self._is_decided(challenger.tags):
             write_report(report_path(task, self.into), decision.record())
             return decision  # nothing new was found, and the version keeps the evidence it has
         if decision.verdict == "promoted" and decision.checks:
             about_to = replace(decision, verdict=PROMOTING)
             self._record(challenger, about_to)  # first: who is killed from here on leaves the evidence, and no untruth
-            self._crown(task, version, dict(challenger.tags), champion, _tags(about_to), lock)
+            self._crown(task, version, dict(challenger.tags), champion, _tags(about_to, self.into), lock)
         if decision.verdict == "promoted" and self.into:
-            tracking.set_version_tags(task, self._champion(task), {VERDICT: "promoted"}, self.into)
+            tracking.set_version_tags(task, self._champion(task), {tag(VERDICT, self.into): "promoted"}, self.into)
         self._record(challenger, decision)
         return decision
 
@@ -155,21 +155,24 @@ class Promoter:
         write_report(report, decision.record())
         if challenger.run_id and decision.checks:
             _log(challenger.run_id, report)
-        tracking.set_version_tags(decision.task, str(challenger.version), _tags(decision))  # last: polls go by them
+        # Last: polls go by them.
+        tracking.set_version_tags(decision.task, str(challenger.version), _tags(decision, self.into))
 
     def _decide(self, task: str, version: str, tags: dict[str, str], champion: str | None) -> Decision:
         address = f"models:/{model_name(task)}/{version}"
+        rolled_back = tags.get(tag(ROLLED_BACK, self.into))
         if self._source_version(task, champion) == version:
             rows = evaluate_task(task, model=address, **self.how(task))
             figures = (_mean([row.input_psnr for row in rows]), *2 * [_mean([row.psnr for row in rows])])
-            if tags.get(VERDICT) == PROMOTING:
-                return Decision(task, "promoted", tags["promotion.reason"], version, champion, *figures, rows=rows)
+            if tags.get(tag(VERDICT, self.into)) == PROMOTING:
+                reason = tags[tag(REASON, self.into)]
+                return Decision(task, "promoted", reason, version, champion, *figures, rows=rows)
             reason = f"version {version} is the champion already"
-            if ROLLED_BACK in tags:
-                reason += f"; to roll it back was begun on {tags[ROLLED_BACK]}: do so again, or remove that tag"
+            if rolled_back:
+                reason += f"; to roll it back was begun on {rolled_back}: do so again, or remove that tag"
             return Decision(task, "kept", reason, version, champion, *figures, rows=rows)
-        if ROLLED_BACK in tags:
-            reason = f"version {version} was rolled back on {tags[ROLLED_BACK]}: train another, or remove that tag"
+        if rolled_back:
+            reason = f"version {version} was rolled back on {rolled_back}: train another, or remove that tag"
             return Decision(task, "kept", reason, version, champion)
         checks = []
         if self.thresholds.lineage:
@@ -277,7 +280,7 @@ class Promoter:
             raise UserError(f"{model} has no champion before the present one: '{PREVIOUS}' leads to no other version")
         now = datetime.now(UTC).isoformat(" ", "seconds")
         lock.renew()
-        tracking.set_version_tags(task, self._source_version(task, champion), {ROLLED_BACK: now})
+        tracking.set_version_tags(task, self._source_version(task, champion), {tag(ROLLED_BACK, self.into): now})
         tracking.set_alias(task, CHAMPION, str(previous.version), self.into)
         reason = f"version {previous.version} is champion again, version {champion} is not to be promoted again"
         decision = Decision(task, "rolled back", reason, str(previous.version), champion)
@@ -295,9 +298,13 @@ class Promoter:
             return version
         return tracking.get_version(model_name(task, self.into), version).source.rpartition("/")[2]
 
+    def _is_decided(self, tags: Mapping[str, str]) -> bool:
+        return tags.get(tag(VERDICT, self.into), PROMOTING) != PROMOTING
 
-def _is_decided(tags: Mapping[str, str]) -> bool:
-    return tags.get(VERDICT, PROMOTING) != PROMOTING
+
+def tag(name: str, into: str = "") -> str:
+    """What a version's tag is called: what is decided about one model says nothing of another that it may go into."""
+    return f"promotion.{into}.{name}" if into else f"promotion.{name}"
 
 
 def _log(run: str, report: Path) -> None:
@@ -331,9 +338,8 @@ def _mean(figures: Sequence[float]) -> float:
     return sum(figures) / len(figures)
 
 
-def _tags(decision: Decision) -> dict[str, str]:
-    tags = {"promotion.reason": decision.reason}
-    tags |= {f"promotion.{check.name.replace(' ', '_')}": check.found for check in decision.checks}
+def _tags(decision: Decision, into: str) -> dict[str, str]:
+    found = {REASON: decision.reason} | {check.name.replace(" ", "_"): check.found for check in decision.checks}
     if decision.rows:
-        tags["promotion.images"] = ", ".join(dict.fromkeys(f"{row.set} ({row.images})" for row in decision.rows))
-    return tags | {VERDICT: decision.verdict}
+        found["images"] = ", ".join(dict.fromkeys(f"{row.set} ({row.images})" for row in decision.rows))
+    return {tag(name, into): value for name, value in (found | {VERDICT: decision.verdict}).items()}

@@ -123,7 +123,7 @@ def test_the_alias_moves_by_evidence_alone(
     assert promote.main([*ASKED, "rollback=true"]) == 2
     said = capsys.readouterr().err
     assert "kgt-denoise has no champion before the present one" in said
-    assert promotion.ROLLED_BACK not in tracking.get_alias(TASK, "champion").tags
+    assert promotion.tag(promotion.ROLLED_BACK) not in tracking.get_alias(TASK, "champion").tags
     assert "Traceback" not in said
 
 
@@ -202,12 +202,24 @@ def test_promotion_into_a_second_model_copies_what_won(images: str, register: Re
     assert (alias("champion", "prod"), alias("previous", "prod")) == ("2", "1")
     tags = tracking.get_alias(TASK, "champion", "prod").tags
     assert tags["dataset"] == "denoise/v000001"
-    assert tags["promotion.verdict"] == "promoted"
+    assert tags["promotion.prod.verdict"] == "promoted"
     served = fetch("models:/kgt-denoise-prod@champion").read_bytes()
     assert served == fetch("models:/kgt-denoise@challenger").read_bytes()
     decide("rollback=true", "into=prod")
     assert alias("champion", "prod") == "1"
     assert "was rolled back" in decide(images, "into=prod")["reason"]
+
+
+def test_what_is_decided_about_one_model_is_not_about_the_other(images: str, register: Register) -> None:
+    """Two timers may ask for new challengers alone; what one rolls back is still the other's."""
+    version = register(0.06)
+    assert decide(images, "only_new=true")["verdict"] == "promoted"
+    assert decide(images, "only_new=true", "into=prod")["verdict"] == "promoted"
+    register(0.03)
+    decide(images, "only_new=true", "into=prod")
+    decide("rollback=true", "into=prod")
+    assert (alias("champion"), alias("champion", "prod")) == (version, "1")
+    assert decide(images, "only_new=true")["verdict"] == "promoted"
 
 
 def test_of_two_promotions_at_once_one_wins(
@@ -273,7 +285,7 @@ def test_who_is_killed_anywhere_in_a_promotion_leaves_no_untruth_and_the_next_en
         """Of the challenger, of the champion and of the report."""
         tags = [found.tags if found else {} for found in (asked("challenger"), asked("champion", "prod"))]
         report_ = report("prod") if report_path(TASK, "prod").exists() else {}
-        return [*(each.get(promotion.VERDICT) for each in tags), report_.get("verdict")]
+        return [*(each.get("promotion.prod.verdict") for each in tags), report_.get("verdict")]
 
     for writes in range(20):
         if writes:
@@ -289,7 +301,7 @@ def test_who_is_killed_anywhere_in_a_promotion_leaves_no_untruth_and_the_next_en
         assert asked("champion", "prod") or "promoted" not in verdicts()
         assert promote.main(poll) == 0
         assert verdicts() == 3 * ["promoted"]
-        assert "beats" in asked("challenger").tags["promotion.reason"]
+        assert "beats" in asked("challenger").tags["promotion.prod.reason"]
     assert writes == 10
     assert verdicts() == 3 * ["promoted"]
 
