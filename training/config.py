@@ -239,6 +239,9 @@ _LEAST = {
 
 _LEAST_PATCH = 8
 
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+"""Of a run: it is part of its pins' names (see `versions.pin`)."""
+
 
 def read_configs(argv: Sequence[str], usage: str) -> list[RunConfig]:
     """The configuration of every task that the command line asks for; the name and `out` are filled in.
@@ -246,6 +249,8 @@ def read_configs(argv: Sequence[str], usage: str) -> list[RunConfig]:
     Raises UserError, naming the nearest right setting, task or preset.
     """
     asked = parse(RunConfig, argv, usage)
+    if asked.name and not _NAME.fullmatch(asked.name):
+        raise UserError(f"name={asked.name}: letters, digits and . _ - are wanted, 100 at most; out= may be any folder")
     configs = []
     for task in expand_tasks(asked.task):
         config = parse(RunConfig, [*_recipe(asked.recipe, task), *argv, f"task={task}"], usage)

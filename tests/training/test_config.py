@@ -137,6 +137,7 @@ def test_a_fixed_k_may_be_said_to_be_fixed() -> None:
         (["task=sr", "store=[a,s3://me:secret@b/c]"], "an address holds a password"),
         (["task=sr", "steps=many"], "steps=many: a whole number"),
         (["task=sr", "steps=0"], "steps=0: 1 is the least"),
+        (["task=sr", "name=my run"], r"name=my run: letters, digits and \. _ - are wanted"),
         (["task=sr", "topk=randon"], "topk=randon"),
         (["task=sr", "topk=2000"], "topk=2000"),
         (["task=sr", "batch_size=8", "workers=3"], "workers of 1, 2, 4, 8"),
