@@ -183,6 +183,7 @@ class RunConfig:
 
 COMPUTATION = (
     "workers",
+    "min_workers",
     "cpus_per_worker",
     "gpus_per_worker",
     "accumulate",
@@ -194,7 +195,6 @@ COMPUTATION = (
 EXECUTION = frozenset(
     (
         *COMPUTATION,
-        "min_workers",
         "checkpoint_every",
         "keep",
         "at_once",

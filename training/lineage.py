@@ -57,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"warning: it was made by {found.tags['git_commit']}, and this is {here}", file=sys.stderr)
     if "history" in found.tags:
         print(f"warning: it was not made by one run without a change: {found.tags['history']}", file=sys.stderr)
+    if int(found.settings.get("min_workers", 0)):
+        print("warning: fewer workers than it asked for may have made some of its steps (min_workers)", file=sys.stderr)
     return _recreate(found, command) if options.recreate else 0
 
 

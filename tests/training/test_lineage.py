@@ -94,6 +94,7 @@ def test_its_command_asks_for_the_same_training(registered: str, store: str) -> 
 
 ON_A_GPU = {
     "workers": 1,
+    "min_workers": 0,
     "cpus_per_worker": 4,
     "gpus_per_worker": 1,
     "accumulate": 2,
@@ -176,6 +177,16 @@ def test_code_that_no_commit_names_is_a_gap_but_may_be_here(registered: str, cap
     (gap,) = provenance.trace(registered).gaps
     assert gap.startswith(f"no commit names its code (source-{'0' * 16}): train from a checkout, by infra/submit.py")
     assert "steps=7" in provenance.trace(registered).command("again")
+
+
+def test_that_workers_may_have_been_missing_is_told(
+    register: Callable[..., str], store: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Nobody knows then on how many the weights come again bit for bit."""
+    assert lineage.main([register(f"store={store}", "min_workers=1")]) == 0
+    told = capsys.readouterr()
+    assert "min_workers=1" in told.out
+    assert "warning: fewer workers than it asked for may have made some of its steps" in told.err
 
 
 def test_data_that_is_gone_or_another_is_a_gap(registered: str, store: str, capsys: pytest.CaptureFixture) -> None:
