@@ -12,6 +12,7 @@ from kgt.errors import UserError
 from pipelines.patience import PAUSES
 from pipelines.storage import Unavailable, open_store
 from training import checkpoint, fit, remote
+from training.config import RunConfig
 
 AWAY = Unavailable("s3://runs does not answer")
 
@@ -72,6 +73,14 @@ def test_a_new_checkpoint_begins_the_count_anew(run: object) -> None:
 
 def test_a_store_that_is_away_is_given_time(run: object) -> None:
     assert run(*[(0, AWAY)] * 2) == (3, [str(AWAY)] * 2, [*PAUSES[:2]])
+
+
+@pytest.mark.parametrize("often", [-1, 5])
+def test_preempted_machines_are_counted_apart(tmp_path: Path, often: int) -> None:
+    """By Ray, which tells them from workers that die; those are counted here."""
+    config = RunConfig(out=f"file://{tmp_path}", max_preemption_failures=often)
+    counted = fit._trainer(SimpleNamespace(task="sr", config=config), None).run_config.failure_config
+    assert (counted.max_failures, counted.max_preemption_failures) == (0, often)
 
 
 def test_a_mistake_is_not_tried_again(run: object) -> None:
