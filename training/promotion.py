@@ -196,7 +196,13 @@ class Promoter:
         rival: list[Row] | None = None
         if champion is not None:
             address = f"models:/{model_name(task, self.into)}/{champion}"
-            rival = evaluate_task(task, model=address, **self.how(task))
+            try:
+                rival = evaluate_task(task, model=address, **self.how(task))
+            except NotFiniteError as error:
+                raise UserError(
+                    f"the champion of {model_name(task, self.into)}, version {champion}, fails: {error}; give "
+                    f"rollback=true, or remove the alias {CHAMPION} in MLflow, and decide again"
+                ) from error
             _check_same_images(model_name(task, self.into), version, rows, champion, rival)
             checks = [*checks, *self._costs(task, version, address)]
         better = self._quality(rows, rival, f"champion version {champion}" if champion else "the degraded input")

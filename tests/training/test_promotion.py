@@ -192,6 +192,16 @@ def test_an_unfit_challenger_is_refused(images: str, register: Register) -> None
     assert tracking.get_alias(TASK, "challenger").tags["promotion.verdict"] == "refused"
 
 
+def test_a_champion_that_is_no_good_is_named(images: str, register: Register, capsys: pytest.CaptureFixture) -> None:
+    """An alias that was moved by hand leads to what nobody has looked at."""
+    tracking.set_alias(TASK, "champion", register(float("nan")))
+    register(0.03)
+    assert promote.main([*ASKED, images]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "denoise: the champion of kgt-denoise, version 1, fails: the model's output is not finite" in line
+    assert "give rollback=true, or remove the alias champion" in line
+
+
 def test_promotion_into_a_second_model_copies_what_won(images: str, register: Register) -> None:
     first = register(0.06)
     assert decide(images, "into=prod")["verdict"] == "promoted"
