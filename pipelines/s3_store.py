@@ -30,6 +30,7 @@ from kgt.addresses import without_password
 from kgt.errors import UserError
 from pipelines.storage import Absent, Condition, Conflict, Matches, Missing, Stat, Unavailable, check_key
 
+_CONNECTIONS = 100  # kept: a training worker reads up to 48 streams at once, and urllib3 warns of each that is not
 _ATTEMPTS = 5  # with botocore's doubling pauses: about eight seconds of refusals
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _CONFLICT = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
@@ -47,8 +48,9 @@ def _client(attempts: int = _ATTEMPTS) -> Any:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         _without_password(os.environ.get(name, ""), name)
     retries = {"max_attempts": attempts, "mode": "standard"}
+    config = Config(retries=retries, connect_timeout=10, read_timeout=60, max_pool_connections=_CONNECTIONS)
     try:
-        client = boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+        client = boto3.client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
         reason = _without_password(" ".join(str(error).split()), _FROM_FILE)
         raise UserError(

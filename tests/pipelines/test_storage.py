@@ -9,6 +9,7 @@ import pickle
 import threading
 import time
 import tracemalloc
+from contextlib import ExitStack
 from pathlib import Path
 
 import boto3
@@ -255,6 +256,19 @@ def test_s3_keeps_the_checksum_and_is_readable_by_any_client(s3_bucket: str) -> 
     found = boto3.client("s3").head_object(Bucket=s3_bucket, Key="a/b/c/d.bin", ChecksumMode="ENABLED")
     assert found["Metadata"]["sha256"] == hashlib.sha256(b"data").hexdigest()
     assert found["ChecksumSHA256"]
+
+
+def test_many_objects_are_read_at_once_without_a_word(s3_bucket: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As by a training worker, which has one open for each of its streams, 48 at most."""
+    store = open_store(f"s3://{s3_bucket}/x")
+    store.put("shard", bytes(3 << 20))
+    with ExitStack() as opened:
+        streams = [opened.enter_context(store.open("shard")) for _ in range(48)]
+        for stream in streams:
+            stream.read(1)
+        for stream in streams:
+            stream.read()
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("urllib3")] == []
 
 
 def test_a_folder_that_cannot_be_made_is_the_users_to_mend() -> None:
