@@ -82,7 +82,7 @@ def expand_tasks(value: str | Sequence[str]) -> list[str]:
     """`all`, one name or several as a list of names, each once. Raises UserError with the nearest right name."""
     if value == "all":
         return list(TASKS)
-    names = [value] if isinstance(value, str) else list(value or ())
+    names = [value] if isinstance(value, str | int | float) else list(value or ())
     if not names:
         raise UserError(f"task is empty: name one of {', '.join(TASKS)}, several as task=[sr,denoise], or all")
     for name in names:

@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     if not options.rollback:
         image_sets.check_images(options.images, options.degraded, options.clean)
     reports = [promotion.report_path(task, options.into) for task in names]
-    for path in [*reports, Path(options.report)] if options.report else reports:
+    for path in [Path(options.report), *reports] if options.report else reports:
         check_report(path)
     tracking.open_tracking()
     if options.only_new:

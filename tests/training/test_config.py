@@ -94,6 +94,7 @@ def test_a_fixed_k_may_be_said_to_be_fixed() -> None:
     ("argv", "message"),
     [
         (["task=denoize"], "did you mean 'denoise'"),
+        (["task=5"], "unknown task '5'"),
         (["task=sr", "step=10"], "unknown setting 'step': did you mean 'steps'"),
         (["task=sr", "model=kgt-tinny"], "did you mean 'kgt-tiny'"),
         (["task=jpeg", "model=kgt-s"], "kgt-s.*not made for task 'jpeg'"),

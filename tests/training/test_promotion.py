@@ -15,13 +15,11 @@ from mlflow.entities.model_registry import ModelVersion
 from skimage import data
 
 from kgt.config import KGTConfig
-from kgt.errors import UserError
 from kgt.imaging import write_image
 from kgt.model import KGT
 from kgt.registry import fetch
 from kgt.weights import save_weights
 from pipelines import versions
-from pipelines.json_report import check_report
 from pipelines.storage import open_store
 from training import lock, promote, promotion, provenance, tracking
 from training.evaluation import Row
@@ -353,18 +351,6 @@ def test_a_rollback_that_was_killed_is_said_and_ended_by_another(
     assert alias("champion") == first
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "https://mlflow", "postgresql+psycopg://u@127.0.0.1:9/mlflow"])
-def test_a_server_s_models_are_not_promoted_under_a_lock_of_this_machine(
-    uri: str, images: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    for asked in (images, "rollback=true"):
-        assert promote.main([*ASKED, asked]) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert "MLFLOW_TRACKING_URI is a server" in line
-        assert "store=s3://" in line
-
-
 def test_models_of_different_scales_are_not_compared(
     images: str, register: Register, capsys: pytest.CaptureFixture
 ) -> None:
@@ -406,29 +392,3 @@ def test_a_poll_decides_about_a_challenger_once(images: str, register: Register,
     better = register(0.03)
     assert promote.main(poll) == 0
     assert alias("champion") == better
-
-
-def test_mistakes_are_told_before_anything_is_done(
-    images: str, tmp_path: Path, kgt_home: Path, capsys: pytest.CaptureFixture
-) -> None:
-    (tmp_path / "empty").mkdir()
-    for arguments, words in [
-        (["task=dnoise", images], "unknown task 'dnoise': did you mean 'denoise'?"),
-        ([], "name the images"),
-        ([f"images={tmp_path / 'empty'}"], "no image there"),
-        ([f"images={tmp_path / 'nowhere'}"], "no such folder"),
-        ([images, "tasks.denoise.sigm=3"], "did you mean 'sigma'?"),
-        ([images, "confidence=95"], "confidence=95.0: a share from 0.5 to below 1 is wanted"),
-        ([images, "into=kgt/prod"], "into=kgt/prod: write letters, digits and dashes"),
-    ]:
-        assert promote.main(arguments) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert line.startswith("error: ")
-        assert words in line
-    assert not list(kgt_home.iterdir())
-
-
-def test_a_report_that_cannot_be_written_is_said_before_anything_moves(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write report"):
-        check_report(tmp_path / "file" / "report.json")
