@@ -21,7 +21,7 @@ from ray.util.state import list_actors, list_tasks
 from pipelines import cluster
 from training.run import main
 
-port, answer, seed, *settings = sys.argv[1:]
+port, answer, given, *settings = sys.argv[1:]
 out = pathlib.Path(next(word for word in settings if word.startswith("out="))[len("out="):])
 head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": int(port)}
 # Nodes that end with the process would have to be added on its main thread.
@@ -60,7 +60,8 @@ def grow():
     wait_for("denoise/run.json")
     time.sleep(2)
     assert not list(out.glob("denoise/weights.safetensors")), "trained where there was no training node"
-    add("training"), add("training")
+    for _ in range(int(given)):
+        add("training")
 
 add("pipelines")
 threading.Thread(target=grow, daemon=True).start()
@@ -71,7 +72,7 @@ sys.exit(train())
 LOST = (
     NODES
     + """
-rng = random.Random(seed)
+rng = random.Random(given)
 
 def at_work(node):
     "Whether Ray says that a worker is alive there: it is, from before the first step to the end of the last."
@@ -146,7 +147,16 @@ def tracked(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("tracked")
 def test_workers_and_what_comes_after_are_on_training_nodes(run: Run) -> None:
     """Of a cluster that has room elsewhere, and gets training nodes when the run waits for them."""
-    check_places(run, run.command("workers=2", "steps=2", script=["-c", LATE, *arguments(run)]))
+    check_places(run, run.command("workers=2", "steps=2", script=["-c", LATE, *arguments(run, "2")]))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tracked")
+def test_an_elastic_run_takes_the_training_nodes_alone_for_room(run: Run) -> None:
+    """One, which has room for one worker; the other nodes would have it for four."""
+    asked = run.command("workers=2", "min_workers=1", "steps=2", script=["-c", LATE, *arguments(run, "1")])
+    places = check_places(run, asked)
+    assert places["RayTrainWorker.run_train_fn"] == ["training"]
 
 
 @pytest.mark.slow
@@ -165,12 +175,12 @@ def test_a_lost_training_node_changes_no_bit(run: Run, calm: Run, drawn_seed: in
     assert run.weights() == calm.weights()
 
 
-def arguments(run: Run, seed: str = "") -> list[str]:
-    """What the scripts want before the settings."""
-    return [str(free_port()), str(run.folder / "places.json"), seed]
+def arguments(run: Run, given: str) -> list[str]:
+    """What the scripts want before the settings. given: how many nodes come late, or what decides which is lost."""
+    return [str(free_port()), str(run.folder / "places.json"), given]
 
 
-def check_places(run: Run, done: subprocess.CompletedProcess[str]) -> None:
+def check_places(run: Run, done: subprocess.CompletedProcess[str]) -> dict[str, list[str | None]]:
     """The run has ended well, and each kind of task has run on nodes of the role that is right for it."""
     assert done.returncode == 0, done.stderr
     places = json.loads((run.folder / "places.json").read_text())
@@ -178,3 +188,4 @@ def check_places(run: Run, done: subprocess.CompletedProcess[str]) -> None:
     assert places["fit"] == [None]  # on the driver's node, the head
     # Every node is asked whether it sees the run's folder.
     assert [name for name, roles in places.items() if "pipelines" in roles] == ["exists"]
+    return places
