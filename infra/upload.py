@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from kgt.errors import UserError
+from training import origin
 
 LEFT_BEHIND = ("docs/", "infra/locks/", "tests/")
 """Tracked, and no job needs it."""
@@ -53,7 +54,7 @@ def git_commit(checkout: Path) -> str:
 
 def _git(checkout: Path, *command: str) -> str:
     try:
-        return subprocess.run(["git", "-C", str(checkout), *command], capture_output=True, text=True, check=True).stdout
+        return origin.git(checkout, *command)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
             f"{checkout} is no git checkout, which says what belongs to a job: "

@@ -28,8 +28,8 @@ def git_commit() -> str:
     Outside one (`ray job submit` leaves `.git` behind): KGT_GIT_COMMIT, else SOURCES and a digest of them.
     """
     try:
-        commit = _git("describe", "--always", "--abbrev=40", "--exclude=*", f"--dirty={DIRTY}")
-        untracked = _git("ls-files", "--others", "--exclude-standard", "--", *_PACKAGES).splitlines()
+        commit = git(ROOT, "describe", "--always", "--abbrev=40", "--exclude=*", f"--dirty={DIRTY}").strip()
+        untracked = git(ROOT, "ls-files", "--others", "--exclude-standard", "--", *_PACKAGES).splitlines()
         added = any(Path(name.strip('"')).suffix in _SUFFIXES for name in untracked)
         return commit + DIRTY if added and not commit.endswith(DIRTY) else commit
     except (OSError, subprocess.CalledProcessError):
@@ -41,10 +41,10 @@ def is_commit(code: str) -> bool:
     return not code.startswith(SOURCES) and not code.endswith(DIRTY)
 
 
-def _git(*command: str) -> str:
-    # Else git answers nobody but the checkout's owner: of its own code a process may ask.
-    words = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *command]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+def git(checkout: Path, *command: str) -> str:
+    """What git answers there, also who does not own the checkout. Raises OSError and CalledProcessError."""
+    words = ["git", "-c", f"safe.directory={checkout}", "-C", str(checkout), *command]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def _source_digest() -> str:

@@ -52,6 +52,12 @@ def test_it_is_what_git_tracks(checkout: Path) -> None:
     assert upload.untracked_sources(checkout) == ["kgt/new.py"]
 
 
+def test_who_may_only_read_the_checkout_submits_from_it_too(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = upload.pack(checkout)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert upload.pack(checkout) == package
+
+
 def test_the_same_files_are_the_same_bytes(checkout: Path) -> None:
     first, commit = upload.pack(checkout), upload.git_commit(checkout)
     os.utime(checkout / "kgt/model.py", (1, 1))
