@@ -222,12 +222,15 @@ class _Body(io.RawIOBase):
     def _read(self, size: int) -> bytes:
         while True:
             try:
-                return self._stream.read(size)
+                chunk = self._stream.read(size)
             except _CUT_OFF:
                 self._left -= 1
                 if not self._left:
                     raise
                 self._connect()
+            else:
+                self._left = _ATTEMPTS  # a shard may be read for hours
+                return chunk
 
     def _connect(self) -> None:
         rest = {"Range": f"bytes={self._at}-", "IfMatch": self._etag} if self._at else {}

@@ -326,6 +326,14 @@ def test_an_object_is_read_on_where_the_connection_broke(proxy: FaultProxy, buck
         bucket.get("x")
 
 
+def test_an_object_that_is_read_for_hours_may_break_often(proxy: FaultProxy, bucket: Store) -> None:
+    data = os.urandom(10 << 20)
+    bucket.put("x", data)
+    proxy.add("GET", "/x$", CutAnswer((1 << 20) + 1), times=9)
+    with bucket.open("x") as stream:
+        assert b"".join(iter(lambda: stream.read(1 << 16), b"")) == data
+
+
 def test_an_answer_that_was_altered_on_its_way_may_be_asked_for_again(proxy: FaultProxy, bucket: Store) -> None:
     """A part of an object, too: it is the network's fault, not the user's."""
     bucket.put("x", b"data")
