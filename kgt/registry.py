@@ -61,28 +61,25 @@ def resolve(address: str) -> tuple[str, str]:
 def fetch(address: str) -> Path:
     """The weights file of an address, downloaded once where it is remote.
 
-    Raises UserError as `resolve` does, and if what is registered is no KGT.
+    Raises UserError as `resolve` does, if what is registered is no KGT, and if it cannot be downloaded.
     """
     name, version = resolve(address)
     with _asking(address) as client:
         location = client.get_model_version_download_uri(name, version)
-    from mlflow.exceptions import MlflowException
-
     try:
-        return _download(location, tracking_uri())
-    except (MlflowException, OSError) as error:
-        asked_over_http = hasattr(error, "response")
-        if asked_over_http and getattr(error.response, "status_code", None) != 404:
-            raise UserError(f"cannot download {address} from {tracking_uri()}: {_first_line(error)}") from error
-        raise UserError(f"{address} is no KGT: there is no {WEIGHTS_ARTIFACT} in {location}") from error
+        with _at_a_prompt():
+            weights = _download(location, tracking_uri())
+    except _download_errors() as error:
+        *_, reason = str(error).splitlines()  # MLflow's first line says that one of its downloads failed
+        raise UserError(f"cannot download {address} from {location}: {reason}") from error
+    if weights is None:
+        raise UserError(f"{address} is no KGT: there is no {WEIGHTS_ARTIFACT} in {location}")
+    return weights
 
 
 @contextmanager
 def _asking(address: str) -> "Iterator[MlflowClient]":
     """The registry's client; what MLflow complains of, in one line."""
-    # For someone waiting at a prompt: a server that is not there is told at once, and no progress bar for one file.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -93,9 +90,26 @@ def _asking(address: str) -> "Iterator[MlflowClient]":
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it is told here, without its trace
     uri = tracking_uri()
     try:
-        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with _at_a_prompt():
+            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except (MlflowException, SQLAlchemyError, ImportError) as error:  # the last of a database whose driver is not there
         raise UserError(f"cannot look up {address} in {uri}: {_first_line(error)}") from error
+
+
+@contextmanager
+def _at_a_prompt() -> Iterator[None]:
+    """A server that is not there is told soon, and there is no progress bar for one file. MLflow has it of no argument.
+
+    What a command does afterwards, such as a training, may be as patient as ever.
+    """
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ |= ours
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def _first_line(error: Exception) -> str:
@@ -120,17 +134,32 @@ def _version(client: "MlflowClient", name: str, alias: str | None, number: str |
     return str(int(number))
 
 
-def _download(location: str, uri: str) -> Path:
-    """The weights below `location`: a local store's own file, else a copy under `home()`, as versions never change."""
-    from mlflow.artifacts import download_artifacts
+def _download_errors() -> tuple[type[Exception], ...]:
+    """What may go wrong in a download: of MLflow, of HTTP or the disk, and of S3 itself."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        from botocore.exceptions import BotoCoreError
+    except ImportError:  # then MLflow has no S3 either
+        return MlflowException, OSError
+    return MlflowException, OSError, BotoCoreError
+
+
+def _download(location: str, uri: str) -> Path | None:
+    """The weights below `location`: a local store's own file, else a copy under `home()`, as versions never change.
+
+    None where there are none.
+    """
+    from mlflow.artifacts import download_artifacts, list_artifacts
 
     source = f"{location.rstrip('/')}/{WEIGHTS_ARTIFACT}"
-    if location.startswith(("file:", "/")):
-        return Path(download_artifacts(artifact_uri=source, tracking_uri=uri))
-    kept = (
-        home() / "cache" / hashlib.blake2b(f"{uri} {source}".encode(), digest_size=16).hexdigest() / Path(source).name
-    )
+    above, name = source.rsplit("/", 1)
+    kept = home() / "cache" / hashlib.blake2b(f"{uri} {source}".encode(), digest_size=16).hexdigest() / name
     if not kept.exists():
+        if all(Path(found.path).name != name for found in list_artifacts(artifact_uri=above, tracking_uri=uri)):
+            return None
+        if location.startswith(("file:", "/")):
+            return Path(download_artifacts(artifact_uri=source, tracking_uri=uri))
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
             os.replace(download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=uri), kept)

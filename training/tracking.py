@@ -81,7 +81,14 @@ def _first_come(uri: str) -> Iterator[None]:
         yield
         return
     path = Path(uri.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(f"{path}.lock").touch()
+    except OSError as error:
+        raise UserError(
+            f"cannot write MLflow's database {path} ({error.strerror}): "
+            "let KGT_HOME, or MLFLOW_TRACKING_URI, name another place"
+        ) from error
     with open(f"{path}.lock", "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -309,16 +316,36 @@ def get_version(name: str, version: str) -> ModelVersion:
 
 def copy_version(task: str, version: str, into: str) -> str:
     """The number that the version has in the model it is promoted into; it is copied unless it was before."""
-    client, target, source = store_client(), model_name(task, into), f"models:/{model_name(task)}/{version}"
+    client, target, original = store_client(), model_name(task, into), get_version(model_name(task), version)
     _make_model(target)
     for copied in client.search_model_versions(f"name='{target}'"):
-        if copied.source == source:
+        if _is_copy(copied, original):
             return str(copied.version)
-    original = get_version(model_name(task), version)
     copy = client.create_model_version(
-        target, source, original.run_id, original.tags, description=original.description, model_id=original.model_id
+        target,
+        _address(original),
+        original.run_id,
+        original.tags,
+        description=original.description,
+        model_id=original.model_id,
     )
     return str(copy.version)
+
+
+def copied_from(task: str, copy: ModelVersion) -> str | None:
+    """The version of the task's model that `copy` is one of; None where that was deleted."""
+    originals = store_client().search_model_versions(f"name='{model_name(task)}'")
+    return next((str(original.version) for original in originals if _is_copy(copy, original)), None)
+
+
+def _is_copy(copy: ModelVersion, original: ModelVersion) -> bool:
+    """By its weights, too: a model that was deleted and made anew gives its numbers to others."""
+    digest, own = (version.tags.get("weights_sha256") for version in (copy, original))
+    return copy.source == _address(original) and digest == own
+
+
+def _address(version: ModelVersion) -> str:
+    return f"models:/{version.name}/{version.version}"
 
 
 def set_version_tags(task: str, version: str, tags: Mapping[str, str], into: str = "") -> None:

@@ -1,3 +1,4 @@
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -142,14 +143,45 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
+def remote(name: str) -> str:
+    """A model whose artifacts MLflow has in S3; its address."""
+    client = MlflowClient(tracking_uri(), tracking_uri())
+    client.create_registered_model(name)
+    client.create_model_version(name, f"s3://models/{name}")
+    return f"models:/{name}/1"
+
+
+def test_weights_that_cannot_be_had_are_not_called_another_kind(
+    bucket: str, registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = remote("kgt-far")
+    with pytest.raises(UserError, match=f"{address} is no KGT"):
+        fetch(address)
+    s3 = boto3.client("s3", endpoint_url=bucket, region_name="us-east-1")
+    s3.put_object(Bucket="models", Key=f"kgt-far/{WEIGHTS_ARTIFACT}", Body=b"remote weights")
+    (registry / "cache").touch()
+    with pytest.raises(UserError, match=f"cannot download {address} from s3://models/kgt-far: .*cache"):
+        fetch(address)
+    (registry / "cache").unlink()
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=f"cannot download {address} from s3://models/kgt-far: Could not connect"):
+        fetch(address)
+
+
+def test_what_follows_is_as_patient_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training, say, that began with `init=models:/…`."""
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    fetch("models:/kgt-denoise@champion")
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
 def test_remote_weights_are_downloaded_once(bucket: str) -> None:
     s3 = boto3.client("s3", endpoint_url=bucket, region_name="us-east-1")
-    s3.put_object(Bucket="models", Key=f"m-3/{WEIGHTS_ARTIFACT}", Body=b"remote weights")
-    client = MlflowClient(tracking_uri(), tracking_uri())
-    client.create_registered_model("kgt-remote")
-    client.create_model_version("kgt-remote", "s3://models/m-3")
-    first = fetch("models:/kgt-remote/1")
+    address = remote("kgt-remote")
+    s3.put_object(Bucket="models", Key=f"kgt-remote/{WEIGHTS_ARTIFACT}", Body=b"remote weights")
+    first = fetch(address)
     assert first.read_bytes() == b"remote weights"
     assert [path.name for path in first.parent.iterdir()] == [first.name]
-    s3.delete_object(Bucket="models", Key=f"m-3/{WEIGHTS_ARTIFACT}")
-    assert fetch("models:/kgt-remote/1") == first
+    s3.delete_object(Bucket="models", Key=f"kgt-remote/{WEIGHTS_ARTIFACT}")
+    assert fetch(address) == first

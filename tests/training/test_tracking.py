@@ -146,6 +146,13 @@ def test_commands_that_are_the_first_ones_at_once_find_one_database(
     assert ended.stdout.split() == ["1", "1", "1"], ended.stderr
 
 
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KGT_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(UserError, match=r"cannot write MLflow's database .*/mlflow\.db .*: let KGT_HOME, or"):
+        tracking.open_tracking()
+
+
 def test_who_comes_second_takes_the_experiment_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     first = tracking.open_tracking()
     client = tracking.store_client()
