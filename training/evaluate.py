@@ -23,7 +23,7 @@ from kgt.config import TOPK_NODES
 from kgt.errors import UserError, as_command
 from pipelines.options import about, expand_tasks, parse
 from training import report, tables
-from training.evaluation import MeasureOptions, evaluate_task
+from training.evaluation import MeasureOptions, evaluate_task, load_model
 
 
 @dataclass
@@ -60,9 +60,12 @@ def main(argv: Sequence[str]) -> int:
         from training import tracking
 
         tracking.open_tracking()
+    models = {task: options.model.replace("{task}", task) for task in expand_tasks(options.task)}
+    for task, model in models.items():
+        if model != "input":
+            load_model(model, task, options.device)  # first, as what comes before one that is missing would be lost
     rows = []
-    for task in expand_tasks(options.task):
-        model = options.model.replace("{task}", task)
+    for task, model in models.items():
         rows += evaluate_task(task, model=model, k=options.k, ensemble=options.ensemble, **options.of(task))
     tables.print_rows(rows)
     written = report.write(files, rows)

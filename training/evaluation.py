@@ -17,7 +17,7 @@ from pipelines.degradations import Pair, demosaic, settings_of
 from pipelines.options import about
 from pipelines.progress import Meter
 from training import published
-from training.image_sets import ImageSet, baseline, check_images, degraded_sets, paired_sets
+from training.image_sets import ImageSet, NamedPair, baseline, check_images, degraded_sets, paired_sets
 
 if TYPE_CHECKING:
     from kgt.model import KGT
@@ -55,7 +55,8 @@ class Row:
     """The means over a set's images in one setting.
 
     k: neighbours a node of 1024; None: the model's own. published: the paper's PSNR for the same, by model.
-    seconds: of one image. also: further figures such as `psnr_y`, by their names.
+    seconds: of one image. also: further figures such as `psnr_y`, by their names. per_image: each one's figures, its
+    name (`image`), and that of its `clean` image, which several may share.
     """
 
     task: str
@@ -128,10 +129,10 @@ def evaluate_task(
         for one in sets:
             scored: dict[int | None, list[dict[str, Any]]] = {asked: [] for asked in ks}
             for read in one.pairs:
-                name, pair = read()
-                given = _Given(task, name, pair)
+                found = read()
+                given = _Given(task, found)
                 for asked in ks:
-                    scored[asked].append(given.figures(*(restorer(pair, asked) if restorer else (None, 0.0))))
+                    scored[asked].append(given.figures(*(restorer(found.pair, asked) if restorer else (None, 0.0))))
                     if meter:
                         meter.advance()
             known = {} if limit else published.figures(task, one.name, one.setting)  # the paper's are of whole sets
@@ -181,8 +182,9 @@ class _Restorer:
 class _Given:
     """An image to be restored, with the figures of what it is before, under all of the task's protocols."""
 
-    def __init__(self, task: str, name: str, pair: Pair) -> None:
-        self._name, self._clean = name, pair.clean
+    def __init__(self, task: str, found: NamedPair) -> None:
+        name, clean_name, pair = found
+        self._names, self._clean = {"image": name, "clean": clean_name}, pair.clean
         self._scale = pair.clean.shape[0] // pair.degraded.shape[0]
         self._protocols = {"": TASKS[task].protocol, **{f"_{key}": protocol for key, protocol in TASKS[task].also}}
         _check_size(name, pair.clean, max(_border(protocol, self._scale) for protocol in self._protocols.values()))
@@ -192,7 +194,7 @@ class _Given:
         """One image's part of a report, with `restored` instead; None: as it is."""
         after = self._before if restored is None else self._scores(restored)
         before = {f"input_{name}": value for name, value in self._before.items()}
-        return {"image": self._name, "seconds": seconds, **before, **after}
+        return {**self._names, "seconds": seconds, **before, **after}
 
     def _scores(self, image: np.ndarray) -> dict[str, float]:
         found = {}
@@ -223,7 +225,8 @@ def _mean(
     known: dict[str, float],
     scored: Sequence[dict[str, Any]],
 ) -> Row:
-    figures = {key: float(np.mean([image[key] for image in scored])) for key in scored[0] if key != "image"}
+    names = [key for key, value in scored[0].items() if not isinstance(value, str)]
+    figures = {name: float(np.mean([image[name] for image in scored])) for name in names}
     headline = {key: figures.pop(key) for key in ("input_psnr", "input_ssim", "psnr", "ssim", "seconds")}
     return Row(
         *(task, images.name, images.setting, model, len(scored)),

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,13 @@ from pipelines.degradations import DEGRADATIONS, Crop, Pair, pair_rng, settings_
 from pipelines.pairing import match_pairs
 from pipelines.sources import Source, list_sources
 
-NamedPair = tuple[str, Pair]
+
+class NamedPair(NamedTuple):
+    """A pair, and the names of its degraded and its clean image: of one clean image there may be several degraded."""
+
+    image: str
+    clean: str
+    pair: Pair
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ def _degrading(task: str, source: Source, settings: Any) -> Callable[[], NamedPa
         clean = module.prepare(image, parameters)
         # The literature's noise is the same for every image: drawn anew from seed 0.
         noise = np.random.default_rng(0) if task == "denoise" else rng
-        return source.name, Pair(clean, module.degrade(clean, noise, parameters), parameters)
+        return NamedPair(source.name, source.name, Pair(clean, module.degrade(clean, noise, parameters), parameters))
 
     return read
 
@@ -158,7 +164,7 @@ def _reading(
                 f"{degraded.location} is {scale} times smaller than its clean image and {model} enlarges by "
                 f"{model_scale}: name pairs of scale {model_scale}, or another model"
             )
-        return degraded.name, Pair(high, low, parameters)
+        return NamedPair(degraded.name, clean.name, Pair(high, low, parameters))
 
     return read
 

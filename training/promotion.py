@@ -18,10 +18,10 @@ from kgt.restore import NotFiniteError
 from pipelines.json_report import write_report
 from pipelines.storage import Store
 from training import fitness, provenance, tracking
-from training.comparison import images_needed, paired
+from training.comparison import clean_images, images_needed, paired
 from training.evaluation import Row, evaluate_task, load_model
 from training.lock import Lock, held, of_promotion
-from training.tracking import ModelVersion
+from training.tracking import MlflowException, ModelVersion
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 VERDICT, REASON = "verdict", "reason"
@@ -124,6 +124,8 @@ class Promoter:
                 return decide(task, lock)
         except UserError as error:
             return Decision(task, "failed", str(error))
+        except MlflowException as error:  # of what was deleted meanwhile
+            return Decision(task, "failed", f"MLflow refused: {str(error).splitlines()[0]}")
 
     def _promote(self, task: str, lock: Lock) -> Decision:
         challenger = tracking.get_alias(task, CHALLENGER)
@@ -226,17 +228,19 @@ class Promoter:
         asked = self.thresholds
         psnr, ssim = (paired(rows, rival, figure, asked.confidence) for figure in ("psnr", "ssim"))
         own = _mean([row.psnr for row in rows])
+        other = _mean([row.input_psnr for row in rows] if rival is None else [row.psnr for row in rival])
         margin = f", margin {asked.margin:g}" if asked.margin else ""
-        smallest, needed = min(rows, key=lambda row: row.images), images_needed(asked.confidence)
-        surely = smallest.images >= needed and psnr.least > asked.margin
+        smallest, needed = min(rows, key=clean_images), images_needed(asked.confidence)
+        enough = clean_images(smallest) >= needed
+        surely = enough and psnr.least > asked.margin
         found = (
-            f"{own:.3f} dB {'beats' if surely else 'does not beat'} {own - psnr.mean:.3f} dB of {name} "
+            f"{own:.3f} dB {'beats' if surely else 'does not beat'} {other:.3f} dB of {name} "
             f"({psnr.mean:+.3f}, at the least {psnr.least:+.3f} on {psnr.images} images{margin})"
         )
-        if smallest.images < needed:
+        if not enough:
             found = (
-                f"{own:.3f} dB does not beat {own - psnr.mean:.3f} dB of {name}: too few images to be evidence, "
-                f"{smallest.images} in {smallest.set} where {needed} are needed"
+                f"{own:.3f} dB does not beat {other:.3f} dB of {name}: too few images to be evidence, "
+                f"{clean_images(smallest)} in {smallest.set} where {needed} are needed"
             )
         kept = ssim.mean >= -asked.ssim_tolerance
         return [
@@ -286,7 +290,8 @@ class Promoter:
             raise UserError(f"{model} has no champion before the present one: '{PREVIOUS}' leads to no other version")
         now = datetime.now(UTC).isoformat(" ", "seconds")
         lock.renew()
-        tracking.set_version_tags(task, self._source_version(task, champion), {tag(ROLLED_BACK, self.into): now})
+        if (source := self._source_version(task, champion)) is not None:
+            tracking.set_version_tags(task, source, {tag(ROLLED_BACK, self.into): now})
         tracking.set_alias(task, CHAMPION, str(previous.version), self.into)
         reason = f"version {previous.version} is champion again, version {champion} is not to be promoted again"
         decision = Decision(task, "rolled back", reason, str(previous.version), champion)
@@ -299,10 +304,10 @@ class Promoter:
         return str(found.version) if found else None
 
     def _source_version(self, task: str, version: str | None) -> str | None:
-        """The version of `kgt-<task>` that a champion is, or is a copy of."""
+        """The version of `kgt-<task>` that a champion is, or is a copy of; None where that was deleted."""
         if version is None or not self.into:
             return version
-        return tracking.get_version(model_name(task, self.into), version).source.rpartition("/")[2]
+        return tracking.copied_from(task, tracking.get_version(model_name(task, self.into), version))
 
     def _is_decided(self, tags: Mapping[str, str]) -> bool:
         return tags.get(tag(VERDICT, self.into), PROMOTING) != PROMOTING
@@ -314,11 +319,12 @@ def tag(name: str, into: str = "") -> str:
 
 
 def _log(run: str, report: Path) -> None:
-    """The report as an artifact of the challenger's run; a promoter's account may not be one that writes to runs."""
+    """The report as an artifact of the challenger's run, where there is one still and the account may write to it."""
     try:
         tracking.log_artifact(run, report, "promotion")
-    except tracking.PermissionDenied:
-        logging.getLogger("training").warning("the account may not log: the report is %s alone", report)
+    except (tracking.PermissionDenied, MlflowException) as error:
+        found = str(error).splitlines()[0]
+        logging.getLogger("training").warning("the report is %s alone, run %s does not take it: %s", report, run, found)
 
 
 def report_path(task: str, into: str = "") -> Path:

@@ -214,15 +214,15 @@ def plain(settings: Any) -> dict[str, Any]:
 def each(settings: SettingsT, named: Collection[str] = ()) -> Iterator[tuple[str, SettingsT]]:
     """Every combination of the choices, as (label, settings with that choice fixed): one row of a report each.
 
-    The label names what is chosen (`quality=10`), and the fixed settings that are `named` too. Ranges stay ranges, to
-    be drawn for each image. Where a setting does not count (see `when`), neither do its choices.
+    The label names what is chosen (`quality=10`), and the fixed settings and ranges (`sigma=5-20`) that are `named`.
+    Ranges stay ranges, to be drawn for each image. Where a setting does not count (see `when`), neither do its choices.
     """
     choices = {name: values.options for name, values in vars(settings).items() if isinstance(values, Choice)}
-    rows: list[dict[str, Scalar]] = []
+    rows: list[dict[str, Scalar | Range]] = []
     for combination in itertools.product(*choices.values()):
         picked = dict(zip(choices, combination, strict=True))
         shown = (set(named) | {name for name in choices if len(choices[name]) > 1}) - _without_effect(settings, picked)
-        row = {name: value for name, value in picked.items() if name in shown}
+        row = {name: value for name, value in (vars(settings) | picked).items() if name in shown}
         if row not in rows:
             rows.append(row)
             label = " ".join(f"{name}={_written(value)}" for name, value in row.items())
@@ -237,7 +237,9 @@ def _without_effect(settings: Any, drawn: Mapping[str, Scalar]) -> set[str]:
     return {setting for setting, (name, value) in conditions.items() if drawn[name] != value}
 
 
-def _written(value: Scalar) -> str:
+def _written(value: Scalar | Range) -> str:
+    if isinstance(value, Range):
+        return f"{_written(value.low)}-{_written(value.high)}"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str) and len(value) > _LONGEST_WRITTEN:

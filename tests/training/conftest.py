@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipelines.manifest import ShardEntry
 from pipelines.shards import encode_pair, write_shard
 from pipelines.storage import open_store
 from tests.manifests import manifest_of
+from tests.training import promoting
 from tests.training.mlflow_server import Server
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed is tested on models in main memory, also where there is a GPU
@@ -118,3 +120,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", made.url)
     yield made
     made.die()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> str:
+    """Five photographs, as the commands that measure models are told of them."""
+    promoting.write_photos(tmp_path / "photos")
+    return f"images={tmp_path / 'photos'}"
+
+
+@pytest.fixture
+def register(tmp_path: Path, mlflow_database: None, denoise_store: str) -> promoting.Register:
+    """See promoting.register."""
+    return partial(promoting.register, tmp_path, denoise_store)

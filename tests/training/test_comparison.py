@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.comparison import images_needed, paired
+from training.comparison import clean_images, images_needed, paired
 from training.evaluation import Row
 
 
-def row(psnr: list[float], given_psnr: list[float] | None = None, images: str = "a", setting: str = "s") -> Row:
-    before = given_psnr or [20.0] * len(psnr)
-    each = [{"image": str(n), "psnr": p, "input_psnr": b} for n, (p, b) in enumerate(zip(psnr, before, strict=True))]
+def row(psnr: list[float], images: str = "a", setting: str = "s", each: int = 1) -> Row:
+    """each: how many degraded images there are of one clean one."""
+    before = [20.0] * len(psnr)
+    each = [{"image": str(n), "clean": str(n // each), "psnr": p, "input_psnr": 20.0} for n, p in enumerate(psnr)]
     means = (float(np.mean(before)), 0.5, float(np.mean(psnr)), 0.5)
     return Row("denoise", images, setting, "m", len(psnr), *means, 0.0, per_image=each)
 
@@ -73,6 +74,16 @@ def test_more_settings_of_the_same_images_are_no_more_evidence(gains: list[float
     assert once.least <= once.mean + 1e-9
     moved = paired([row([p + shift for p in ours])], [row(theirs)], "psnr", 0.9)
     assert moved.least == pytest.approx(once.least + shift)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(-2, 2), min_size=2, max_size=12), st.integers(2, 15))
+def test_more_degraded_images_of_the_same_clean_ones_are_no_more_evidence(gains: list[float], times: int) -> None:
+    ours = [30 + gain for gain in gains for _ in range(times)]
+    once = paired([row([30 + gain for gain in gains])], [row([30.0] * len(gains))], "psnr", 0.9)
+    often = paired([row(ours, each=times)], [row([30.0] * len(ours), each=times)], "psnr", 0.9)
+    assert often.least == pytest.approx(once.least)
+    assert often.images == once.images == clean_images(row(ours, each=times)) == len(gains)
 
 
 def test_without_a_rival_the_input_is_and_every_set_counts_alike() -> None:

@@ -336,6 +336,16 @@ def test_mistakes_are_told_in_one_line(
         assert "Traceback" not in said
 
 
+def test_a_model_that_is_missing_is_told_before_others_are_measured(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    weights(tmp_path / "denoise.safetensors", "denoise")
+    model = f"model={tmp_path}/{{task}}.safetensors"
+    code, said = run(capsys, "task=[denoise,jpeg]", f"images={photos}", model)
+    assert (code, len(said.strip().splitlines())) == (2, 1)
+    assert "jpeg.safetensors" in said
+
+
 def test_the_script_runs_from_anywhere(root: Path, photos: Path, tmp_path: Path) -> None:
     report = tmp_path / "rows.json"
     command = [sys.executable, root / "training" / "evaluate.py", "task=[jpeg,demosaic]", f"images={photos}"]

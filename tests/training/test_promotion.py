@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -10,70 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from mlflow.entities.model_registry import ModelVersion
-from skimage import data
+from mlflow.exceptions import MlflowException
 
-from kgt.config import KGTConfig
-from kgt.imaging import write_image
-from kgt.model import KGT
-from kgt.registry import fetch
-from kgt.weights import save_weights
+from kgt.home import home
+from kgt.imaging import read_image, write_image
 from pipelines import versions
 from pipelines.storage import open_store
-from training import lock, promote, promotion, provenance, tracking
+from tests.training.promoting import ASKED, TASK, Register, alias, decide, report
+from training import lock, promote, promotion, tracking
 from training.evaluation import Row
 from training.promotion import Promoter, Thresholds, report_path
-
-TASK = "denoise"
-ASKED = [f"task={TASK}", "tasks.denoise.sigma=50", "max_latency_ratio=1000"]  # timings decide nothing here
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> str:
-    for number in range(5):
-        pixels = np.ascontiguousarray(data.astronaut()[:64, 200 + 16 * number : 264 + 16 * number])
-        write_image(tmp_path / "photos" / f"{number}.png", pixels)
-    return f"images={tmp_path / 'photos'}"
-
-
-Register = Callable[..., str]
-
-
-@pytest.fixture
-def register(tmp_path: Path, mlflow_database: None, denoise_store: str) -> Register:
-    """Registers a version that returns its input, brighter by `shift`: the smaller, the better. The new challenger."""
-
-    def make(shift: float, task: str = TASK, tags: dict[str, str] | None = None, **shape: object) -> str:
-        usual = {"shape": "u", "dim": 8, "layers": (1, 1), "heads": (1, 1), "window": 8}
-        model = KGT(KGTConfig(**usual | shape))
-        with torch.no_grad():
-            list(model.network.modules())[-1].bias.fill_(shift)
-        save_weights(model, tmp_path / "weights.safetensors", metadata={"task": task})
-        parent = tracking.start_run("parent")
-        run = tracking.start_run("test", parent=parent)
-        manifest = versions.current(open_store(denoise_store), "denoise")
-        lineage = dict.fromkeys(provenance.TAGS, "known") | {"parent_run": parent, "store": denoise_store}
-        lineage |= {"dataset": f"denoise/{manifest.version}", "dataset_digest": manifest.digest} | (tags or {})
-        version = tracking.register(task, run, tmp_path / "weights.safetensors", tags=lineage, card="a test")
-        tracking.set_alias(task, "challenger", version)
-        return version
-
-    return make
-
-
-def alias(name: str, into: str = "") -> str | None:
-    found = tracking.get_alias(TASK, name, into)
-    return str(found.version) if found else None
-
-
-def report(into: str = "") -> dict:
-    return json.loads(report_path(TASK, into).read_text())
-
-
-def decide(*arguments: str, code: int = 0) -> dict:
-    assert promote.main([*ASKED, *arguments]) == code
-    return report("prod" if "into=prod" in arguments else "")
 
 
 def test_the_alias_moves_by_evidence_alone(
@@ -152,7 +100,8 @@ def test_each_threshold_keeps_the_champion(images: str, register: Register) -> N
 @pytest.mark.parametrize(("lower", "passed"), [(0.0005, True), (0.002, False)])
 def test_a_gain_in_psnr_does_not_excuse_a_loss_in_ssim(lower: float, passed: bool, tmp_path: Path) -> None:
     each = [
-        {"image": name, "input_psnr": 20.0, "psnr": 21.0, "input_ssim": 0.9, "ssim": 0.9 - lower} for name in "abcde"
+        {"image": name, "clean": name, "input_psnr": 20.0, "psnr": 21.0, "input_ssim": 0.9, "ssim": 0.9 - lower}
+        for name in "abcde"
     ]
     row = Row("denoise", "set", "sigma=25", "m", 5, 20.0, 0.9, 21.0, 0.9 - lower, 0.1, per_image=each)
     promoter = Promoter(open_store(f"file://{tmp_path}"), lambda task: {}, Thresholds())
@@ -168,6 +117,22 @@ def test_a_small_set_beside_a_large_one_is_no_evidence(images: str, register: Re
     found = decide(f"images=[{tmp_path / 'photos'},{tmp_path / 'few'}]")
     assert found["verdict"] == "kept"
     assert "too few images to be evidence, 1 in few where 5 are needed" in found["reason"]
+
+
+def test_many_rains_of_few_photographs_are_no_evidence(images: str, register: Register, tmp_path: Path) -> None:
+    """In the manner of Outdoor-Rain."""
+    for number in range(2):
+        photo = read_image((tmp_path / "photos" / f"{number}.png").read_bytes())
+        write_image(tmp_path / "gt" / f"im_{number}.png", photo)
+        for rain in range(5):
+            write_image(tmp_path / "rain" / f"im_{number}_s{rain}.png", np.clip(photo, 20 + rain, 235))
+    register(0.0, "weather")
+    pairs = [f"degraded={tmp_path / 'rain'}", f"clean={tmp_path / 'gt'}"]
+    assert promote.main(["task=weather", *pairs, "max_latency_ratio=1000"]) == 0
+    found = json.loads(report_path("weather").read_text())
+    assert found["verdict"] == "kept"
+    assert "too few images to be evidence, 2 in" in found["reason"]
+    assert {image["clean"] for image in found["rows"][0]["per_image"]} == {"im_0.png", "im_1.png"}
 
 
 def test_an_unfit_challenger_is_refused(images: str, register: Register) -> None:
@@ -200,34 +165,39 @@ def test_a_champion_that_is_no_good_is_named(images: str, register: Register, ca
     assert "give rollback=true, or remove the alias champion" in line
 
 
-def test_promotion_into_a_second_model_copies_what_won(images: str, register: Register) -> None:
-    first = register(0.06)
-    assert decide(images, "into=prod")["verdict"] == "promoted"
-    assert decide(images, "into=prod")["reason"] == f"version {first} is the champion already"
-    assert (alias("champion"), alias("champion", "prod")) == (None, "1")
-    register(0.03)
-    assert decide(images, "into=prod")["verdict"] == "promoted"
-    assert (alias("champion", "prod"), alias("previous", "prod")) == ("2", "1")
-    tags = tracking.get_alias(TASK, "champion", "prod").tags
-    assert tags["dataset"] == "denoise/v000001"
-    assert tags["promotion.prod.verdict"] == "promoted"
-    served = fetch("models:/kgt-denoise-prod@champion").read_bytes()
-    assert served == fetch("models:/kgt-denoise@challenger").read_bytes()
-    decide("rollback=true", "into=prod")
-    assert alias("champion", "prod") == "1"
-    assert "was rolled back" in decide(images, "into=prod")["reason"]
+def test_a_challenger_whose_run_is_gone_is_decided_about(
+    images: str, register: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by `mlflow gc`: its report has no place in MLflow."""
+    version = register(0.03)
+    run = tracking.get_alias(TASK, "challenger").run_id
+    tracking.store_client().delete_run(run)
+    with sqlite3.connect(home() / "mlflow.db") as database:
+        for table in ("tags", "params", "metrics", "latest_metrics", "runs"):
+            database.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [run])
+    database.close()
+    found = decide(images, code=3)
+    assert found["verdict"] == "refused"
+    assert f"run {run} does not take it" in caplog.text
+    assert decide(images, "lineage=false")["verdict"] == "promoted"
+    assert alias("champion") == version
 
 
-def test_what_is_decided_about_one_model_is_not_about_the_other(images: str, register: Register) -> None:
-    """Two timers may ask for new challengers alone; what one rolls back is still the other's."""
-    version = register(0.06)
-    assert decide(images, "only_new=true")["verdict"] == "promoted"
-    assert decide(images, "only_new=true", "into=prod")["verdict"] == "promoted"
+def test_what_mlflow_lost_fails_one_task_alone(
+    images: str, register: Register, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     register(0.03)
-    decide(images, "only_new=true", "into=prod")
-    decide("rollback=true", "into=prod")
-    assert (alias("champion"), alias("champion", "prod")) == (version, "1")
-    assert decide(images, "only_new=true")["verdict"] == "promoted"
+    ask = tracking.get_alias
+
+    def lost(task: str, *arguments: str) -> ModelVersion | None:
+        if task == "jpeg":
+            raise MlflowException("Registered Model with name=kgt-jpeg not found")
+        return ask(task, *arguments)
+
+    monkeypatch.setattr(tracking, "get_alias", lost)
+    assert promote.main(["task=[jpeg,denoise]", images, *ASKED[1:]]) == 2
+    assert "error: jpeg: MLflow refused: Registered Model with name=kgt-jpeg not found" in capsys.readouterr().err
+    assert alias("champion") == "1"
 
 
 def test_of_two_promotions_at_once_one_wins(

@@ -162,6 +162,8 @@ def test_each_choice_is_a_row() -> None:
     }
     assert [label for label, _ in each(override(settings, {"quality": 10, "gray": False}))] == [""]
     assert next(label for label, _ in each(settings, {"gain", "kind"})) == "quality=10 gain=0.5 kind=rain gray=false"
+    ranged = override(settings, {"gain": {"min": 0.25, "max": 1}, "quality": 10, "gray": False})
+    assert [label for label, _ in each(ranged, {"gain"})] == ["gain=0.25-1"]
 
 
 def test_a_special_setting_reads_its_own_form_and_what_that_became() -> None:
