@@ -7,6 +7,7 @@ those below the task.
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -239,8 +240,8 @@ _LEAST = {
 
 _LEAST_PATCH = 8
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-"""Of a run: it is part of its pins' names (see `versions.pin`)."""
+_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,100}")
+"""Of a run: it is part of its pins' names (see `versions.pin`), and of folders, which are not to be `..`."""
 
 
 def read_configs(argv: Sequence[str], usage: str) -> list[RunConfig]:
@@ -301,6 +302,9 @@ def _check(config: RunConfig) -> None:
     for name, least in _LEAST.items():
         if getattr(config, name) < least:
             raise UserError(f"{name}={getattr(config, name)}: {least} is the least")
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name}={value}: a finite number is wanted")
     if config.topk != "random" and not (config.topk.isdecimal() and 1 <= int(config.topk) <= TOPK_NODES):
         raise UserError(f"topk={config.topk}: write topk=random, or a number of 1 to {TOPK_NODES}")
     if config.topk_dense and config.topk != "random":
@@ -308,7 +312,7 @@ def _check(config: RunConfig) -> None:
     for k in config.validated_k():
         if type(k) is not int or not 1 <= k <= TOPK_NODES:
             raise UserError(
-                f"validate_k={written(config.validate_k)}: a number of 1 to {TOPK_NODES} is wanted, or a list of them"
+                f"validate_k={config.validate_k}: a number of 1 to {TOPK_NODES} is wanted, or a list of them"
             )
     loss_terms(config.loss)
     config.profiled()

@@ -56,7 +56,7 @@ def undone_batches(plan: DataPlan, *, rank: int, workers: int, step: int) -> Ite
 
 def _patch(plan: DataPlan, dataset: Dataset, sample: dict[str, Any], number: int, patch: int) -> Patch:
     """The run's sample of that number, decoded and augmented."""
-    return training_patch(plan.task, _decoded(sample), patch, rng_of("augment", plan.seed, number), dataset.redraw)
+    return training_patch(plan.task, decoded(sample), patch, rng_of("augment", plan.seed, number), dataset.redraw)
 
 
 def _batch(patches: list[Patch]) -> Batch:
@@ -131,7 +131,8 @@ def read_shard(store: str, shard: Shard) -> Iterator[dict[str, Any]]:
             raise _spoilt(address, f"is not as it was published ({error})") from error
 
 
-def _decoded(sample: dict[str, Any]) -> Pair:
+def decoded(sample: dict[str, Any]) -> Pair:
+    """The sample as a pair. Raises UserError, which names the shard."""
     try:
         return decode_pair(sample)
     except ShardError as error:

@@ -11,7 +11,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.config import LoggingConfig
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError, WorkerGroupError
 
 from pipelines import cluster
 from pipelines.patience import PAUSES
@@ -30,19 +30,25 @@ os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "1800"
 def fit(job: Job, board: Any) -> None:
     """Train to the last step. Raises TaskFailed.
 
-    Ray's own `max_failures` would also repeat what can only fail again, so it counts preempted machines alone. Ours
-    counts losses since the last new checkpoint: what went on between two of them is no reason to give up a long run.
+    Ray is not to start workers again by itself: it would also repeat what can only fail again, and tell nobody. Losses
+    are counted since the last new checkpoint, as what went on between two of them is no reason to give up a long run;
+    preempted machines apart from them, over the whole of it.
     """
-    losses, saved = 0, None
+    config, losses, preempted, saved = job.config, 0, 0, None
     while True:
         try:
             _trainer(job, board).fit()
             return
         except TrainingFailedError as error:
             found = _Failure.of(error)
-            saved, before = _saved(job, saved), saved
-            losses = losses + 1 if saved == before else 1
-            if found.final or losses > job.config.max_failures:
+            if found.final:
+                raise remote.TaskFailed(found.reason) from None
+            if found.preempted:
+                preempted += 1
+            else:
+                saved, before = _saved(job, saved), saved
+                losses = losses + 1 if saved == before else 1
+            if losses > config.max_failures or 0 <= config.max_preemption_failures < preempted:
                 raise remote.TaskFailed(found.reason, str(error)) from None
             ray.get(board.say.remote(job.task, Lost(found.reason)))
             if found.store_away:
@@ -76,7 +82,7 @@ def _trainer(job: Job, board: Any) -> TorchTrainer:
             storage_path=f"{config.out.removeprefix('file://')}/ray",
             # From the process's start: Ray leaves all GPUs visible, and looks for one before our loop begins.
             worker_runtime_env={} if config.gpus_per_worker else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
-            failure_config=FailureConfig(max_failures=0, max_preemption_failures=config.max_preemption_failures),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -84,11 +90,15 @@ def _trainer(job: Job, board: Any) -> TorchTrainer:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why workers failed, in one line; `final`: a new start would only meet it again; `store_away`: a store is away."""
+    """Why workers failed, in one line.
+
+    final: a new start would only meet it again. store_away: a store is away. preempted: their machine was taken away.
+    """
 
     reason: str
     final: bool = False
     store_away: bool = False
+    preempted: bool = False
 
     @classmethod
     def of(cls, error: TrainingFailedError) -> "_Failure":
@@ -99,10 +109,13 @@ class _Failure:
         final = [failure for failure in failures if isinstance(failure, remote.FINAL) and failure not in away]
         if final:
             return cls(remote.first_line(final[0]), final=True)
+        gone = [failure for failure in failures if isinstance(failure, RayActorError)]
+        if isinstance(error, PreemptionError) or any(failure.preempted for failure in gone):
+            return cls("its machine was preempted", preempted=True)
         if away:
             return cls(remote.first_line(away[0]), store_away=True)
         if any(isinstance(failure, OutOfMemoryError) for failure in failures):
             return cls("a worker process died: its machine ran out of memory (a smaller batch_size= takes less)")
-        if any(isinstance(failure, RayActorError | WorkerHealthCheckFailedError) for failure in failures):
+        if gone or any(isinstance(failure, WorkerHealthCheckFailedError) for failure in failures):
             return cls("a worker process died")  # what the others say is that they lost the connection to it
         return cls(remote.first_line(failures[0]))

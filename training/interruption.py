@@ -4,13 +4,15 @@ import signal
 from types import FrameType
 from typing import Any
 
+from kgt.errors import Terminated
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
     """Listens between entering and leaving, on the main thread. `signal`: the first that came; None before.
 
-    A second one raises KeyboardInterrupt.
+    A second one raises KeyboardInterrupt, or Terminated, which is one.
     """
 
     def __init__(self) -> None:
@@ -32,5 +34,5 @@ class Interruption:
 
     def _heard(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         self.signal = signal.Signals(number)

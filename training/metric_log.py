@@ -47,6 +47,8 @@ class MetricLog:
     def add(self, record: Mapping[str, float]) -> None:
         """One step's figures and its `step`."""
         if record["step"] <= self.last:
+            if "resume" in record:  # it is of this start, not of the step
+                self._records.append(tracking.timed({name: record[name] for name in ("step", "resume")}))
             return
         self.last = int(record["step"])
         rare = record.keys() - STEP_FIGURES

@@ -1,5 +1,7 @@
 """What runs on the cluster, without its imports: the driver names these functions and loads no torch or DeepSpeed."""
 
+import logging
+import sys
 from typing import Any
 
 from kgt.errors import UserError
@@ -13,7 +15,7 @@ class NotFinite(RuntimeError):
 
 
 class TaskFailed(RuntimeError):
-    """A task failed for good: why, in one line, and the whole story."""
+    """A task failed for good: why, in one line, and the whole story where that line is not all there is to know."""
 
     def __init__(self, reason: str, trace: str = "") -> None:
         super().__init__(reason, trace)
@@ -22,6 +24,11 @@ class TaskFailed(RuntimeError):
 
 FINAL = (UserError, ShardError, CheckpointError, NotFinite)
 """Failures that a new start from the last checkpoint would only meet again."""
+
+
+def _is_of_a_fault(_: logging.LogRecord) -> bool:
+    """Ray logs the trace of whatever a worker raises, while it handles it. A FINAL failure's one line says it all."""
+    return not isinstance(sys.exc_info()[1], FINAL)
 
 
 def first_line(error: BaseException) -> str:
@@ -41,6 +48,7 @@ def train(loop: dict[str, Any]) -> None:
     """See worker.train."""
     from training.worker import train as work
 
+    logging.getLogger("ray.train.v2._internal.util").addFilter(_is_of_a_fault)
     work(loop)
 
 

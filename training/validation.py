@@ -15,8 +15,8 @@ from kgt.model import KGT
 from kgt.restore import NotFiniteError, restore
 from kgt.tasks import get_task
 from pipelines.degradations import Pair as Degraded
-from pipelines.shards import Pair, decode_pair
-from training.data import read_shard
+from pipelines.shards import Pair
+from training.data import decoded, read_shard
 from training.image_sets import baseline
 from training.plan import DataPlan, Dataset, Job
 
@@ -42,7 +42,7 @@ class ValidationSet:
         self.total = 0
         for sample in _samples(plan, most):
             if self.total % workers == rank:
-                self._pairs.append(decode_pair(sample))
+                self._pairs.append(decoded(sample))
             self.total += 1
 
     def scores(self, model: nn.Module, k: int | None = None) -> Iterator[Score]:

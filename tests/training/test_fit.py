@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, OutOfMemoryError
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
+from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
 
 from kgt.errors import UserError
 from pipelines.patience import PAUSES
@@ -19,11 +20,16 @@ AWAY = Unavailable("s3://runs does not answer")
 
 @pytest.fixture
 def job(tmp_path: Path) -> SimpleNamespace:
-    return SimpleNamespace(task="sr", config=SimpleNamespace(max_failures=2, out=f"file://{tmp_path}"))
+    return SimpleNamespace(
+        task="sr", config=SimpleNamespace(max_failures=2, max_preemption_failures=-1, out=f"file://{tmp_path}")
+    )
 
 
 class Workers:
-    """Fail in turn, each after the checkpoint of a step (0: none), and do not after the last failure."""
+    """Fail in turn, each after the checkpoint of a step (0: none), and do not after the last failure.
+
+    A TrainingFailedError is Ray's own; others are of one of the workers.
+    """
 
     def __init__(self, job: SimpleNamespace, *failures: tuple[int, Exception]) -> None:
         self._job, self._failures = job, list(failures)
@@ -36,7 +42,7 @@ class Workers:
             if step:
                 marker = f"sr/checkpoints/{step:08d}/{checkpoint.MARKER}"
                 open_store(self._job.config.out).put(marker, b"{}")
-            raise WorkerGroupError("workers failed", {0: error})
+            raise error if isinstance(error, TrainingFailedError) else WorkerGroupError("workers failed", {0: error})
 
 
 @pytest.fixture
@@ -75,17 +81,33 @@ def test_a_store_that_is_away_is_given_time(run: object) -> None:
     assert run(*[(0, AWAY)] * 2) == (3, [str(AWAY)] * 2, [*PAUSES[:2]])
 
 
-@pytest.mark.parametrize("often", [-1, 5])
-def test_preempted_machines_are_counted_apart(tmp_path: Path, often: int) -> None:
-    """By Ray, which tells them from workers that die; those are counted here."""
-    config = RunConfig(out=f"file://{tmp_path}", max_preemption_failures=often)
+PREEMPTED = ActorUnavailableError("the node was preempted", actor_id=None)
+PREEMPTED._preempted = True  # Ray has no public way to say so
+
+
+def test_preempted_machines_are_counted_apart_over_the_whole_run(run: object, job: SimpleNamespace) -> None:
+    """What others say is that they lost the connection. Each loss is told, or a stop would wait for workers in vain."""
+    warned = PreemptionError(PreemptionInfo(None, {"node": [0]}))
+    assert run(*[(0, PREEMPTED)] * 9, (0, warned)) == (11, ["its machine was preempted"] * 10, [])
+    job.config.max_preemption_failures = 2
+    assert run((5, PREEMPTED), (0, ActorDiedError()), (6, warned))[0] == 4
+    with pytest.raises(remote.TaskFailed, match="its machine was preempted"):
+        run((7, PREEMPTED), (0, ActorDiedError()), (8, warned), (9, PREEMPTED))
+
+
+def test_ray_starts_no_workers_again_by_itself(tmp_path: Path) -> None:
+    config = RunConfig(out=f"file://{tmp_path}", max_preemption_failures=5)
     counted = fit._trainer(SimpleNamespace(task="sr", config=config), None).run_config.failure_config
-    assert (counted.max_failures, counted.max_preemption_failures) == (0, often)
+    assert (counted.max_failures, counted.max_preemption_failures) == (0, 0)
 
 
-def test_a_mistake_is_not_tried_again(run: object) -> None:
-    with pytest.raises(remote.TaskFailed, match="no such shard"):
+def test_a_mistake_is_not_tried_again_and_told_in_one_line(run: object) -> None:
+    with pytest.raises(remote.TaskFailed, match="no such shard") as failed:
         run((0, UserError("no such shard")))
+    assert not failed.value.trace
+    with pytest.raises(remote.TaskFailed, match="KeyError: 'x'") as failed:
+        run(*[(0, KeyError("x"))] * 3)
+    assert "workers failed" in failed.value.trace  # a fault, whose story is of use
 
 
 def test_a_machine_without_memory_is_told_as_such(run: object) -> None:

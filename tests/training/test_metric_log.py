@@ -33,6 +33,15 @@ def test_replayed_steps_are_logged_once() -> None:
     assert "psnr" not in tracking.run_data(run)[1]
 
 
+def test_a_start_at_a_replayed_step_is_logged(tmp_path: Path) -> None:
+    run = tracking.start_run("run")
+    log = MetricLog(run, every=1)
+    for step, more in ((1, {}), (2, {}), (2, {"resume": 3.0}), (3, {})):
+        log.add({"step": step, "k": 64, "loss": 1.0, **more})
+    log.flush(60)
+    assert [steps_of(run, name) for name in ("loss", "resume")] == [[1, 2, 3], [2]]
+
+
 def steps_of(run: str, metric: str) -> list[int]:
     return [point.step for point in mlflow.MlflowClient(tracking_uri()).get_metric_history(run, metric)]
 

@@ -88,7 +88,7 @@ def test_one_failing_task_leaves_the_others_running(undisturbed: Ran) -> None:
     assert "kgt-denoise version 1" in rows["denoise"]
     assert "registered as challenger" in rows["denoise"]
     assert "failed: shard" in rows["jpeg"]  # its address follows, folded
-    assert "Traceback" in undisturbed.stderr
+    assert "Traceback" not in undisturbed.stderr  # which shard it is says it all
     assert f"step {STEPS}/{STEPS}" in undisturbed.stderr
     assert not (undisturbed.out / "jpeg" / "result.json").exists()
     assert json.loads((undisturbed.out / "lock.json").read_text()) == {}  # one for all tasks, and free again

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from kgt.config import preset
+from kgt.errors import UserError
 from kgt.model import KGT
 from training import jobs
 from training.config import read_configs
@@ -77,6 +80,15 @@ def test_without_a_val_split_there_is_nothing(plan: DataPlan, model: KGT) -> Non
     assert empty.total == 0
     assert list(empty.scores(model)) == []
     assert empty.picture(model) is None
+
+
+def test_a_damaged_shard_is_named(make_shards: Callable[..., str]) -> None:
+    store = make_shards("denoise")
+    (shard,) = Path(store.removeprefix("file://")).glob("denoise/pool/val-*.tar")
+    shard.write_bytes(shard.read_bytes().replace(b"RIFF", b"RUFF"))
+    (job,) = jobs.prepare(read_configs([f"store={store}", "task=denoise", "patch=32", "batch_size=4"], ""))
+    with pytest.raises(UserError, match=rf"shard {re.escape(str(store))}/.*val-.* is damaged .*datasets.py verify"):
+        ValidationSet(job.plan, 4)
 
 
 @pytest.fixture
