@@ -105,17 +105,19 @@ class _Failure:
         failures: list[BaseException] = [error]
         if isinstance(error, WorkerGroupError):
             failures = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
+        dead = any(isinstance(failure, WorkerHealthCheckFailedError | RayActorError) for failure in failures)
+        failures = [getattr(failure, "health_check_failure", failure) for failure in failures]  # what it died of
         away = [failure for failure in failures if isinstance(failure, Unavailable)]
         final = [failure for failure in failures if isinstance(failure, remote.FINAL) and failure not in away]
         if final:
             return cls(remote.first_line(final[0]), final=True)
-        gone = [failure for failure in failures if isinstance(failure, RayActorError)]
-        if isinstance(error, PreemptionError) or any(failure.preempted for failure in gone):
+        lost = [failure for failure in failures if isinstance(failure, RayActorError)]
+        if isinstance(error, PreemptionError) or any(failure.preempted for failure in lost):
             return cls("its machine was preempted", preempted=True)
         if away:
             return cls(remote.first_line(away[0]), store_away=True)
         if any(isinstance(failure, OutOfMemoryError) for failure in failures):
             return cls("a worker process died: its machine ran out of memory (a smaller batch_size= takes less)")
-        if gone or any(isinstance(failure, WorkerHealthCheckFailedError) for failure in failures):
+        if dead:
             return cls("a worker process died")  # what the others say is that they lost the connection to it
         return cls(remote.first_line(failures[0]))

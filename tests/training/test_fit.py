@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayActorError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
@@ -28,7 +29,7 @@ def job(tmp_path: Path) -> SimpleNamespace:
 class Workers:
     """Fail in turn, each after the checkpoint of a step (0: none), and do not after the last failure.
 
-    A TrainingFailedError is Ray's own; others are of one of the workers.
+    A TrainingFailedError is Ray's own; others are of one of the workers, and what one died of comes as Ray has it.
     """
 
     def __init__(self, job: SimpleNamespace, *failures: tuple[int, Exception]) -> None:
@@ -42,6 +43,8 @@ class Workers:
             if step:
                 marker = f"sr/checkpoints/{step:08d}/{checkpoint.MARKER}"
                 open_store(self._job.config.out).put(marker, b"{}")
+            if isinstance(error, RayActorError | OutOfMemoryError):
+                error = WorkerHealthCheckFailedError("the health check of a worker failed", error)
             raise error if isinstance(error, TrainingFailedError) else WorkerGroupError("workers failed", {0: error})
 
 
