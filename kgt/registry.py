@@ -70,8 +70,7 @@ def fetch(address: str) -> Path:
         with _at_a_prompt():
             weights = _download(location, tracking_uri())
     except _download_errors() as error:
-        *_, reason = str(error).splitlines()  # MLflow's first line says that one of its downloads failed
-        raise UserError(f"cannot download {address} from {location}: {reason}") from error
+        raise UserError(f"cannot download {address} from {location}: {_first_line(error)}") from error
     if weights is None:
         raise UserError(f"{address} is no KGT: there is no {WEIGHTS_ARTIFACT} in {location}")
     return weights
@@ -113,7 +112,9 @@ def _at_a_prompt() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    listed = len(lines) > 2 and lines[1].startswith("##### File")  # as MLflow does with downloads that failed
+    return lines[2 if listed else 0]
 
 
 def _version(client: "MlflowClient", name: str, alias: str | None, number: str | None) -> str:

@@ -111,7 +111,10 @@ class Promoter:
 
     def undecided(self, task: str) -> bool:
         """Whether the task has a challenger about which nothing was decided yet."""
-        challenger = tracking.get_alias(task, CHALLENGER)
+        try:
+            challenger = tracking.get_alias(task, CHALLENGER)
+        except MlflowException:  # of what was deleted meanwhile: who decides tells of it
+            return True
         return challenger is not None and not self._is_decided(challenger.tags)
 
     def roll_back(self, task: str) -> Decision:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -152,21 +153,57 @@ def remote(name: str) -> str:
 
 
 def test_weights_that_cannot_be_had_are_not_called_another_kind(
-    bucket: str, registry: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = remote("kgt-far")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri())
+    monkeypatch.setenv("KGT_HOME", str(tmp_path))
     with pytest.raises(UserError, match=f"{address} is no KGT"):
         fetch(address)
     s3 = boto3.client("s3", endpoint_url=bucket, region_name="us-east-1")
     s3.put_object(Bucket="models", Key=f"kgt-far/{WEIGHTS_ARTIFACT}", Body=b"remote weights")
-    (registry / "cache").touch()
+    (tmp_path / "cache").touch()
     with pytest.raises(UserError, match=f"cannot download {address} from s3://models/kgt-far: .*cache"):
         fetch(address)
-    (registry / "cache").unlink()
+    (tmp_path / "cache").unlink()
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=f"cannot download {address} from s3://models/kgt-far: Could not connect"):
         fetch(address)
+
+
+@pytest.mark.parametrize("refuses", ["list", "file"])
+def test_a_refused_download_is_one_line(refuses: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a proxy before the server, say, with a page of its own."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            listing = urlsplit(self.path).query != ""
+            if listing and refuses == "file":
+                status, page = 200, b'{"files": [{"path": "weights.safetensors", "is_dir": false, "file_size": 3}]}'
+            else:
+                status, page = 403, b"<html>\n<title>No</title>\n</html>\n"
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        location = f"http://127.0.0.1:{server.server_port}/api/2.0/mlflow-artifacts/artifacts/model"
+        client = MlflowClient(tracking_uri(), tracking_uri())
+        client.create_registered_model(f"kgt-{refuses}")
+        client.create_model_version(f"kgt-{refuses}", location)
+        with pytest.raises(
+            UserError, match=f"cannot download models:/kgt-{refuses}/1 from {location}: .*403"
+        ) as caught:
+            fetch(f"models:/kgt-{refuses}/1")
+        server.shutdown()
+    assert "\n" not in str(caught.value)
 
 
 def test_what_follows_is_as_patient_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,7 @@ def test_what_mlflow_lost_fails_one_task_alone(
         return ask(task, *arguments)
 
     monkeypatch.setattr(tracking, "get_alias", lost)
-    assert promote.main(["task=[jpeg,denoise]", images, *ASKED[1:]]) == 2
+    assert promote.main(["task=[jpeg,denoise]", images, *ASKED[1:], "only_new=true"]) == 2
     assert "error: jpeg: MLflow refused: Registered Model with name=kgt-jpeg not found" in capsys.readouterr().err
     assert alias("champion") == "1"
 
