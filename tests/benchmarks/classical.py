@@ -53,7 +53,7 @@ def measure(images: ImageSet) -> dict[str, Any]:
     protocol = get_task(TASK).protocol
     found = []
     for read in images.pairs:
-        _, pair = read()
+        pair = read().pair
         begun = time.perf_counter()
         restored = bm3d_rgb(pair.degraded, pair.parameters["sigma"] / 255)
         seconds = time.perf_counter() - begun

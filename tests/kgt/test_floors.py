@@ -103,7 +103,8 @@ def imported(folder: Path) -> Iterator[tuple[Path, str]]:
 def test_the_library_imports_from_its_floor_alone(root: Path) -> None:
     strays = {(str(path.relative_to(root)), name.partition(".")[0]) for path, name in imported(root / "kgt")}
     strays = {(path, top) for path, top in strays if top not in LIBRARY}
-    assert strays == {("kgt/registry.py", "mlflow"), ("kgt/registry.py", "sqlalchemy")}  # what MLflow itself raises
+    raised_by_mlflow = {("kgt/registry.py", name) for name in ("botocore", "sqlalchemy")}
+    assert strays == {("kgt/registry.py", "mlflow")} | raised_by_mlflow
 
 
 @pytest.mark.parametrize(("floor", "above"), [("pipelines", {"torch", "mlflow", "deepspeed", "training"})])
