@@ -41,8 +41,8 @@ def paired(ours: Sequence[Row], theirs: Sequence[Row] | None, figure: str, confi
 
     The bound is one-sided, and the lower of the bootstrap's and Student's: alone, the bootstrap passes models that are
     no better too often where images are few (at 95 %: 11 % of them on five images, normal or t₃; with Student's 4 to
-    5 %). Where most images gain a little and few lose much, five images still pass 18 % (with
-    the bootstrap alone 24 %), twenty 10 %: that much is left to who names the images.
+    5 %). Where most images gain a little and few lose much, five images still pass 18 % (with the bootstrap alone
+    24 %), twenty 10 %: that much is left to who names the images.
     """
     sets: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for number, row in enumerate(ours):

@@ -234,16 +234,16 @@ class Promoter:
         other = _mean([row.input_psnr for row in rows] if rival is None else [row.psnr for row in rival])
         margin = f", margin {asked.margin:g}" if asked.margin else ""
         smallest, needed = min(rows, key=clean_images), images_needed(asked.confidence)
-        enough = clean_images(smallest) >= needed
-        surely = enough and psnr.least > asked.margin
+        fewest = clean_images(smallest)
+        surely = fewest >= needed and psnr.least > asked.margin
         found = (
             f"{own:.3f} dB {'beats' if surely else 'does not beat'} {other:.3f} dB of {name} "
             f"({psnr.mean:+.3f}, at the least {psnr.least:+.3f} on {psnr.images} images{margin})"
         )
-        if not enough:
+        if fewest < needed:
             found = (
                 f"{own:.3f} dB does not beat {other:.3f} dB of {name}: too few images to be evidence, "
-                f"{clean_images(smallest)} in {smallest.set} where {needed} are needed"
+                f"{fewest} in {smallest.set} where {needed} are needed"
             )
         kept = ssim.mean >= -asked.ssim_tolerance
         return [

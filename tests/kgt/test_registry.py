@@ -1,7 +1,8 @@
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -87,15 +88,13 @@ def test_a_server_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 500])
-def test_a_server_that_answers_otherwise_is_one_line(
-    status: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
-    """As MLflow does whose database is gone, and what else may listen at an address."""
-    page = b"<html>\n<title>Something</title>\n</html>\n"
+@contextmanager
+def answering(answer: Callable[[str], tuple[int, bytes]]) -> Iterator[str]:
+    """The address of a server whose status and page are what `answer` makes of a path with its query."""
 
-    class Other(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            status, page = answer(self.path)
             self.send_response(status)
             self.send_header("Content-Length", str(len(page)))
             self.end_headers()
@@ -104,13 +103,25 @@ def test_a_server_that_answers_otherwise_is_one_line(
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_a_server_that_answers_otherwise_is_one_line(
+    status: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """As MLflow does whose database is gone, and what else may listen at an address."""
+    page = b"<html>\n<title>Something</title>\n</html>\n"
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with answering(lambda _: (status, page)) as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         with pytest.raises(UserError, match=f"cannot look up models:/kgt-denoise@champion .*{status}") as caught:
             fetch("models:/kgt-denoise@champion")
-        server.shutdown()
     assert "\n" not in str(caught.value)
     assert "Traceback" not in capfd.readouterr().err
 
@@ -176,25 +187,14 @@ def test_weights_that_cannot_be_had_are_not_called_another_kind(
 def test_a_refused_download_is_one_line(refuses: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a proxy before the server, say, with a page of its own."""
 
-    class Refusing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            listing = urlsplit(self.path).query != ""
-            if listing and refuses == "file":
-                status, page = 200, b'{"files": [{"path": "weights.safetensors", "is_dir": false, "file_size": 3}]}'
-            else:
-                status, page = 403, b"<html>\n<title>No</title>\n</html>\n"
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(page)))
-            self.end_headers()
-            self.wfile.write(page)
+    def answer(path: str) -> tuple[int, bytes]:
+        if urlsplit(path).query and refuses == "file":
+            return 200, b'{"files": [{"path": "weights.safetensors", "is_dir": false, "file_size": 3}]}'
+        return 403, b"<html>\n<title>No</title>\n</html>\n"
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        location = f"http://127.0.0.1:{server.server_port}/api/2.0/mlflow-artifacts/artifacts/model"
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with answering(answer) as url:
+        location = f"{url}/api/2.0/mlflow-artifacts/artifacts/model"
         client = MlflowClient(tracking_uri(), tracking_uri())
         client.create_registered_model(f"kgt-{refuses}")
         client.create_model_version(f"kgt-{refuses}", location)
@@ -202,7 +202,6 @@ def test_a_refused_download_is_one_line(refuses: str, monkeypatch: pytest.Monkey
             UserError, match=f"cannot download models:/kgt-{refuses}/1 from {location}: .*403"
         ) as caught:
             fetch(f"models:/kgt-{refuses}/1")
-        server.shutdown()
     assert "\n" not in str(caught.value)
 
 

@@ -33,7 +33,7 @@ def test_replayed_steps_are_logged_once() -> None:
     assert "psnr" not in tracking.run_data(run)[1]
 
 
-def test_a_start_at_a_replayed_step_is_logged(tmp_path: Path) -> None:
+def test_a_start_at_a_replayed_step_is_logged() -> None:
     run = tracking.start_run("run")
     log = MetricLog(run, every=1)
     for step, more in ((1, {}), (2, {}), (2, {"resume": 3.0}), (3, {})):
