@@ -38,7 +38,7 @@ class MetricLog:
         self._run, self._every = run, every
         self.last = tracking.last_step(run, "k")
         self._records: list[tracking.Timed] = []
-        self._pictures: deque[tuple[Store, str]] = deque(maxlen=1)
+        self._pictures: deque[tuple[Store, str]] = deque()
         self._sent = time.monotonic()
         self._failing = False
         self._metrics_out = Background(self._send_metrics)
@@ -61,7 +61,7 @@ class MetricLog:
 
     def add_picture(self, store: Store, key: str) -> None:
         """Log an image file that lies in the run's store, unless a newer one comes before MLflow takes it."""
-        for waiting in list(self._pictures):
+        if waiting := self._take_picture():
             _tell_missing(*waiting, "MLflow has not answered since before the next one")
         self._pictures.append((store, key))
         self._pictures_out.start()
@@ -95,8 +95,8 @@ class MetricLog:
         self._sent = time.monotonic()
 
     def _send_pictures(self) -> None:
-        while self._pictures:
-            store, key = self._pictures.popleft()
+        while picture := self._take_picture():
+            store, key = picture
             try:
                 with tempfile.TemporaryDirectory(prefix="kgt-picture-") as folder:
                     path = Path(folder) / key.rpartition("/")[2]
@@ -105,6 +105,13 @@ class MetricLog:
             except Exception as error:  # noqa: BLE001
                 # The run's store, MLflow, its artifact store: none of them ends a run for a picture.
                 _tell_missing(store, key, first_line(error))
+
+    def _take_picture(self) -> tuple[Store, str] | None:
+        """The one that waits: whoever takes it, the thread or the next picture, is alone in telling its end."""
+        try:
+            return self._pictures.popleft()
+        except IndexError:
+            return None
 
 
 def close(logs: Sequence[MetricLog], statuses: Mapping[str, str], seconds: float) -> None:
