@@ -33,7 +33,9 @@ def one_thread() -> Iterator[None]:
 def trained(config: KGTConfig) -> KGT:
     """A model with weights away from their start, where it returns its baseline."""
     generator = torch.Generator().manual_seed(0)
-    model = KGT(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = KGT(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)

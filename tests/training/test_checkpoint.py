@@ -28,7 +28,7 @@ def save(store: Store, tmp_path: Path, step: int, *, ranks: int = 2, fail: int |
 
         def gather(value: object) -> list | None:
             gathered[rank] = value
-            barrier.wait(5)
+            barrier.wait(60)
             if fail is not None:
                 raise ConnectionError("a peer is gone")
             return gathered if rank == 0 else None

@@ -1,5 +1,6 @@
 """Metrics and pictures on their way to MLflow: once each, whatever it does meanwhile, and nobody waits for it."""
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -234,7 +235,8 @@ def test_nothing_waits_for_a_server_that_is_slow(
     assert server.received == list(range(1, 50))
 
 
-def test_what_is_acknowledged_is_not_sent_again(server: Server) -> None:
+def test_what_is_acknowledged_is_not_sent_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_log, "SEND_SECONDS", math.inf)
     log = MetricLog("0" * 32, every=1)
     server.batches = 1
     for step in range(1, 151):

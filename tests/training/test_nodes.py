@@ -28,8 +28,8 @@ head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": int(port)}
 nodes = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
 ray.init(address=nodes.address, logging_level="ERROR")  # on the head: later any node of this address would do
 
-def add(role):
-    return nodes.add_node(num_cpus=1 if role == "training" else 4, labels={cluster.ROLE: role})
+def add(role, wait=True):
+    return nodes.add_node(wait, num_cpus=1 if role == "training" else 4, labels={cluster.ROLE: role})
 
 def wait_for(pattern):
     while not list(out.glob(pattern)):
@@ -61,7 +61,7 @@ def grow():
     time.sleep(2)
     assert not list(out.glob("denoise/weights.safetensors")), "trained where there was no training node"
     for _ in range(int(given)):
-        add("training")
+        add("training", wait=False)
 
 add("pipelines")
 threading.Thread(target=grow, daemon=True).start()
