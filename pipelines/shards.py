@@ -83,7 +83,7 @@ def decode_pair(sample: Mapping[str, Any]) -> Pair:
     except ShardError:
         raise
     except (
-        *(ValueError, KeyError, TypeError, RecursionError),
+        *(ValueError, KeyError, TypeError, RecursionError, ArithmeticError),
         *(OSError, SyntaxError, zlib.error, Image.DecompressionBombError),
     ) as error:
         raise ShardError(f"pair {sample.get('__key__')}: {error}") from error

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import pickle
+import struct
 import tarfile
 
 import numpy as np
@@ -160,11 +161,19 @@ def test_damage_ends_in_one_kind_of_error(data: st.DataObject) -> None:
         read(bytes(tar))
 
 
+def out_of_reach() -> bytes:
+    """A TIFF whose pixels begin at 2^64 - 1, as the eight bytes (type 16) say that their offset leads to."""
+    noisy = np.full((8, 9, 3), 1.96875, np.float32)
+    tiff = encode_pair("a", noisy.astype(np.uint8), noisy, {})["degraded.tiff"]
+    return tiff.replace(struct.pack("<HH", 273, 4), struct.pack("<HH", 273, 16))
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"clean.webp": b"RIFF"},
         {"degraded.tiff": b"II*\0"},
+        {"degraded.tiff": out_of_reach()},
         {"json": b"{"},
         {"json": b"[]"},
         {"json": b"[" * 100_000},
