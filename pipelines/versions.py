@@ -107,8 +107,7 @@ def publish(store: Store, manifest: Manifest) -> None:
 
     An equal run that was first is no harm. Raises UserError if a different one was, or if a shard is missing.
     """
-    for shard in missing(store, manifest):
-        raise UserError(f"{store.url}/{manifest.key(shard)} was removed while the run was going on: run it again")
+    _see_whole(store, manifest)
     key, data = _manifest_key(manifest.task, manifest.version), manifest.to_bytes()
     try:
         store.put(key, data, condition=Absent())
@@ -120,7 +119,13 @@ def publish(store: Store, manifest: Manifest) -> None:
                 f"another run published {manifest.version} of {manifest.task} meanwhile, with other settings: "
                 "run again to make the next version"
             ) from None
+    _see_whole(store, manifest)  # `prune` may have looked before; the next run makes what this one then lacks
     _advance(store, manifest)
+
+
+def _see_whole(store: Store, manifest: Manifest) -> None:
+    for shard in missing(store, manifest):
+        raise UserError(f"{store.url}/{manifest.key(shard)} was removed while the run was going on: run it again")
 
 
 def pin(store: Store, task: str, version: str, name: str) -> None:
@@ -186,12 +191,8 @@ def prune(store: Store, task: str, keep: int) -> Pruned:
     if pointer:
         current(store, task)
     removed = [version for version in versions if version not in kept and _remove(store, task, version)]
-    left = {*versions, *list_versions(store, task)} - {*removed}  # some may have been published meanwhile
-    used = {shard.name for version in left for shard in load(store, task, version).shards}
-    names = sorted({key.rpartition("/")[2].partition(".")[0] for key in store.list(f"{task}/pool/")} - used)
-    now = clock(store)
-    swept = sum(_sweep(store, task, name, now) for name in names)
-    return Pruned(tuple(removed), swept, len(names) - swept)
+    shards, young = _sweep(store, task, {*removed})
+    return Pruned(tuple(removed), shards, young)
 
 
 def _remove(store: Store, task: str, version: str) -> bool:
@@ -210,13 +211,31 @@ def _remove(store: Store, task: str, version: str) -> bool:
     return True
 
 
-def _sweep(store: Store, task: str, name: str, now: float) -> bool:
-    stats = [store.head(pool_key(task, name, suffix)) for suffix in ("tar", "json")]
-    if any(stat is not None and now - stat.modified < ORPHAN_SECONDS for stat in stats):
-        return False
-    store.delete(pool_key(task, name, "json"))  # first the record: a shard without one is made again
-    store.delete(pool_key(task, name))
-    return True
+def _sweep(store: Store, task: str, known: set[str]) -> tuple[int, int]:
+    """Delete the shards of no version, but for young ones; how many of both. `known`: versions that were removed."""
+    used: set[str] = set()
+
+    def look() -> None:
+        for version in {*list_versions(store, task)} - known:
+            used.update(shard.name for shard in load(store, task, version).shards)
+            known.add(version)
+
+    names = sorted({key.rpartition("/")[2].partition(".")[0] for key in store.list(f"{task}/pool/")})
+    now, swept, young = clock(store), 0, 0
+    look()
+    for name in names:
+        if name in used:
+            continue
+        stats = [store.head(pool_key(task, name, suffix)) for suffix in ("tar", "json")]
+        if any(stat is not None and now - stat.modified < ORPHAN_SECONDS for stat in stats):
+            young += 1
+            continue
+        look()  # again: what an earlier run left may be in a version that was published since
+        if name not in used:
+            store.delete(pool_key(task, name, "json"))  # first the record: a shard without one is made again
+            store.delete(pool_key(task, name))
+            swept += 1
+    return swept, young
 
 
 def _manifest_key(task: str, version: str) -> str:

@@ -245,6 +245,43 @@ def test_prune_keeps_the_newest_the_pinned_and_what_they_need(file_store: Store)
     assert current(file_store, "sr").version == "v000004"
 
 
+def test_prune_keeps_what_is_published_while_it_sweeps(file_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on with the shards of one that ended a day ago."""
+    published(file_store, manifest(1))
+    for name in "bc":
+        file_store.put(versions.pool_key("sr", f"train-{name * 32}"), b"data")
+    age(file_store)
+    delete = type(file_store).delete
+
+    def publishing(store: Store, key: str) -> None:
+        delete(store, key)
+        if key.endswith("b.tar"):
+            publish(store, manifest(2, ("c",)))
+
+    monkeypatch.setattr(type(file_store), "delete", publishing)
+    assert prune(file_store, "sr", 2).shards == 1
+    assert pool(file_store) == set("ac")
+
+
+def test_what_prune_deleted_meanwhile_is_told_and_not_made_current(
+    file_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(file_store, manifest(1))
+    key = manifest(2, ("b",)).key(manifest(2, ("b",)).shards[0])
+    file_store.put(key, b"data")
+    put = type(file_store).put
+
+    def putting(store: Store, name: str, data: bytes, **how: object) -> str:
+        if "/versions/" in name:
+            store.delete(key)
+        return put(store, name, data, **how)
+
+    monkeypatch.setattr(type(file_store), "put", putting)
+    with pytest.raises(UserError, match="was removed while the run was going on: run it again"):
+        publish(file_store, manifest(2, ("b",)))
+    assert current(file_store, "sr").version == "v000001"
+
+
 def test_prune_on_s3(store: Store) -> None:
     published(store, manifest(1), manifest(2), manifest(3))
     assert prune(store, "sr", 2).versions == ("v000001",)
