@@ -127,7 +127,8 @@ def survey(
             advance()
             source = sources[finding.index]
             matched.update(finding.patterns)
-            withdrawn |= dict.fromkeys(finding.withdrawn, source.name)
+            for file in finding.withdrawn:  # of those alike the first by name, in whatever order Ray gives them
+                withdrawn[file] = min(source.name, withdrawn.get(file, source.name))
             if isinstance(finding.result, Reject):
                 rejects.append(finding.result)
                 continue

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from kgt.errors import UserError
 from kgt.imaging import read_image
-from pipelines import detail
+from pipelines import cluster, detail
 from pipelines import survey as survey_module
 from pipelines.alignment import check_frames
 from pipelines.frames import list_frames
@@ -144,6 +144,21 @@ def test_what_is_withdrawn_goes_under_every_name(photos: Path) -> None:
     assert by_name["photo 2.png"] == f"it matches exclude={digest}"
     with pytest.raises(UserError, match=r"none of 8 source images is left, such as broken\.png: it matches exclude="):
         survey(list_sources(str(photos), "CC0"), 48, 0.0, withdrawal=read_withdrawal(exclude))
+
+
+def test_what_is_found_does_not_depend_on_which_row_ends_first(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a copy", "z copy"):
+        shutil.copy(photos / "photo 1.png", photos / f"{name}.png")
+    withdrawal, each_row = read_withdrawal("[photo 1.png, a copy.png]"), cluster.each_row
+    results = []
+    for backwards in (False, True):
+
+        def ordered(*rows: object, backwards: bool = backwards, **how: object) -> list[dict]:
+            return sorted(each_row(*rows, **how), key=lambda row: row["findings"][0].index, reverse=backwards)
+
+        monkeypatch.setattr(cluster, "each_row", ordered)
+        results.append(survey(list_sources(str(photos), ""), 48, 0.0, withdrawal=withdrawal))
+    assert results[0].rejects == results[1].rejects
 
 
 def test_withdrawal_from_a_list(tmp_path: Path, photos: Path) -> None:
