@@ -7,8 +7,9 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 # Ray reads it once, while it is imported. Without it, no token is sent.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -96,7 +97,8 @@ class JobServer:
                 entrypoint=entrypoint, submission_id=job, metadata={"name": name}, runtime_env=runtime_env
             )
         try:
-            self._see_that_it_is_alone(job, name)  # two may have seen nothing of each other: the later one gives way
+            # Two may have seen nothing of each other: the later one gives way.
+            _patiently(self._see_that_it_is_alone, job, name)
         except UserError:
             self._stop(job)
             raise
@@ -201,7 +203,7 @@ class JobServer:
     def _print_rest(self, job: str, shown: int) -> None:
         """The end of an ended job's log: the server closes a broken connection as it does a finished one."""
         try:
-            print(self._client.get_job_logs(job)[shown:], end="", flush=True)
+            print(_patiently(self._client.get_job_logs, job)[shown:], end="", flush=True)
         except (RuntimeError, requests.RequestException):
             print("(the rest of the log is lost with the node that wrote it)", flush=True)
 
@@ -210,6 +212,18 @@ class JobServer:
             f"the Ray at {self.address} does not take this token: set RAY_AUTH_TOKEN_PATH, or RAY_AUTH_TOKEN, "
             "to that of the cluster, or put it into ~/.ray/auth_token"
         )
+
+
+def _patiently(call: Callable[..., Any], *arguments: object) -> Any:
+    """What it returns; a connection that is lost is made anew until PATIENCE is over."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return call(*arguments)
+        except requests.RequestException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
 
 
 def _age(job: JobDetails) -> tuple[int, str]:

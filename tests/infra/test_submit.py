@@ -29,6 +29,35 @@ server._see_that_it_is_alone = lambda *of: next(seen)(*of)
 server.submit("race-2", "race", "echo second; sleep 600", None, {})
 """
 
+LOSING = """
+import sys, time
+import requests
+from infra.job_server import JobServer
+server = JobServer(sys.argv[1])
+see, request, seen, lost = server._see_that_it_is_alone, requests.request, [], []
+
+def losing(*arguments, **options):
+    if lost:
+        lost.pop()
+        raise requests.ConnectionError("the answer is lost")
+    return request(*arguments, **options)
+
+def see_and_lose(*of):
+    seen.append(of)
+    if len(seen) == 2:  # the job has begun
+        lost.append(1)
+    see(*of)
+
+requests.request, server._see_that_it_is_alone = losing, see_and_lose
+started = server.submit("kept-1", "kept", "echo a line", None, {})
+while not server._find("kept-1").status.is_terminal():
+    time.sleep(0.2)
+lost.append(1)
+server._print_rest("kept-1", 0)
+assert not lost
+print(started)
+"""
+
 Submitting = Callable[..., subprocess.Popen[str]]
 
 
@@ -194,6 +223,8 @@ def test_every_line_comes_once_over_connections_that_break(submitting: Submittin
         while not cuts.wait(1.5):
             relay.cut()
 
+    while "is submitted" not in following.stderr.readline():  # before that, nothing answers for it
+        assert following.poll() is None
     threading.Thread(target=cut_often, daemon=True).start()
     try:
         code, out, err = ended(following)
@@ -202,6 +233,15 @@ def test_every_line_comes_once_over_connections_that_break(submitting: Submittin
         relay.close()
     assert code == 0, err
     assert out == "".join(f"line {number}\n" for number in range(1, 21))
+
+
+def test_a_lost_connection_is_neither_a_job_not_submitted_nor_a_lost_log(address: str, root: Path) -> None:
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    losing = [sys.executable, "-c", LOSING, address]
+    done = subprocess.run(losing, cwd=root, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a line\n" in done.stdout
+    assert done.stdout.endswith("('kept-1', True)\n")
 
 
 def test_a_job_takes_the_sources_and_what_it_is_given_of_the_environment(submitting: Submitting) -> None:
