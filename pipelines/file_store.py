@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kgt.errors import UserError
-from pipelines.storage import Absent, Condition, Conflict, Matches, Missing, Stat, check_key
+from pipelines.storage import Absent, Condition, Conflict, Data, Matches, Missing, Stat, check_key, opened
 
 _USERS = {
     errno.EACCES,
@@ -50,7 +50,7 @@ class FileStore:
         except OSError as error:
             raise self._trouble("read", error) from error
 
-    def put(self, key: str, data: bytes | Path, *, condition: Condition = None, sha256: str | None = None) -> str:
+    def put(self, key: str, data: Data, *, condition: Condition = None, sha256: str | None = None) -> str:
         """See Store. `sha256` is not kept: a local file system has its own checks, and records hold the checksum."""
         path = self._path(key)
         try:
@@ -102,19 +102,15 @@ class FileStore:
         return self.root / check_key(key)
 
     @contextmanager
-    def _spooled(self, data: bytes | Path) -> Iterator[Path]:
+    def _spooled(self, data: Data) -> Iterator[Path]:
         """The data as a file on the store's own file system, on the disk before it is given a name."""
         folder = self.root / _TEMPORARY
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder)
         _remove_abandoned(folder, os.fstat(handle).st_mtime)
         try:
-            with os.fdopen(handle, "wb") as file:
-                if isinstance(data, Path):
-                    with open(data, "rb") as source:
-                        shutil.copyfileobj(source, file, 1 << 20)
-                else:
-                    file.write(data)
+            with os.fdopen(handle, "wb") as file, opened(data) as source:
+                shutil.copyfileobj(source, file, 1 << 20)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, 0o644)

@@ -8,7 +8,6 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import boto3
@@ -28,7 +27,7 @@ from botocore.exceptions import ReadTimeoutError as BodyTimeoutError
 
 from kgt.addresses import without_password
 from kgt.errors import UserError
-from pipelines.storage import Absent, Condition, Conflict, Matches, Missing, Stat, Unavailable, check_key
+from pipelines.storage import Absent, Condition, Conflict, Data, Matches, Missing, Stat, Unavailable, check_key, opened
 
 _CONNECTIONS = 100  # kept: a training worker reads up to 48 streams at once, and urllib3 warns of each that is not
 _ATTEMPTS = 5  # with botocore's doubling pauses: about eight seconds of refusals
@@ -104,7 +103,7 @@ class S3Store:
         """
         return io.BufferedReader(_Body(self, key), 1 << 20)
 
-    def put(self, key: str, data: bytes | Path, *, condition: Condition = None, sha256: str | None = None) -> str:
+    def put(self, key: str, data: Data, *, condition: Condition = None, sha256: str | None = None) -> str:
         """See Store."""
         check_key(key)
         if sha256 is None:
@@ -121,7 +120,7 @@ class S3Store:
             arguments["IfMatch"] = condition.etag
         refused = False
         try:
-            with self._trouble(key), open(data, "rb") if isinstance(data, Path) else io.BytesIO(data) as body:
+            with self._trouble(key), opened(data) as body:
                 self.call("put_object", key, Body=body, **arguments)
         except (Conflict, Missing):  # S3 calls it missing where there is nothing that could match
             refused = True
@@ -239,8 +238,6 @@ class _Body(io.RawIOBase):
         self._etag, self._stream = answer["ETag"], answer["Body"]
 
 
-def _sha256(data: bytes | Path) -> str:
-    if isinstance(data, bytes):
-        return hashlib.sha256(data).hexdigest()
-    with open(data, "rb") as file:
+def _sha256(data: Data) -> str:
+    with opened(data) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

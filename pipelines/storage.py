@@ -7,6 +7,7 @@ happens or raises `Conflict`: that is all the coordination that versions need. S
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import re
 import secrets
@@ -61,6 +62,9 @@ class Matches:
 
 Condition = Absent | Matches | None
 
+Data = bytes | Path | BinaryIO
+"""What a `put` takes: bytes, a local file, or an open one that is taken from its beginning."""
+
 
 @dataclass(frozen=True)
 class Stat:
@@ -85,8 +89,8 @@ class Store(Protocol):
     def open(self, key: str) -> BinaryIO:
         """The object as a stream."""
 
-    def put(self, key: str, data: bytes | Path, *, condition: Condition = None, sha256: str | None = None) -> str:
-        """Write bytes, or a local file's, at once; return the etag. `sha256` is the data's where it is already known.
+    def put(self, key: str, data: Data, *, condition: Condition = None, sha256: str | None = None) -> str:
+        """Write bytes, or a file's, at once; return the etag. `sha256` is the data's where it is already known.
 
         Raises Conflict if `condition` does not hold.
         """
@@ -178,6 +182,19 @@ def _parsed(data: bytes) -> Any:
         raise Malformed("it is nested too deeply") from error
     except ValueError as error:
         raise Malformed(f"it is not JSON: {error}") from error
+
+
+@contextlib.contextmanager
+def opened(data: Data) -> Iterator[BinaryIO]:
+    """What a `put` was given, to be read from its beginning."""
+    if isinstance(data, bytes):
+        yield io.BytesIO(data)
+    elif isinstance(data, Path):
+        with open(data, "rb") as file:
+            yield file
+    else:
+        data.seek(0)
+        yield data
 
 
 def put_made(store: Store, key: str, make: Callable[[Path], None]) -> None:

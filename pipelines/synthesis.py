@@ -6,7 +6,6 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -133,13 +132,12 @@ def _make(shard: PlannedShard, store: Store) -> ShardEntry:
                 yield encode_pair(key, pair.clean, pair.degraded, record)
 
     try:
-        with tempfile.NamedTemporaryFile(prefix="kgt-shard-") as spool:
+        with tempfile.TemporaryFile() as spool:  # without a name: of a worker that is killed, none is left
             count = write_shard(samples(), spool)
-            spool.flush()
             size = spool.tell()
             spool.seek(0)
             sha256 = hashlib.file_digest(spool, "sha256").hexdigest()
-            store.put(pool_key(task, shard.name), Path(spool.name), sha256=sha256)
+            store.put(pool_key(task, shard.name), spool, sha256=sha256)
     except OSError as error:  # of the spool: a store has its own words
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -46,6 +46,10 @@ def test_objects_come_back_as_they_went(store: Store, tmp_path: Path) -> None:
     assert (stat.size, stat.etag) == (len(data), etag)
     assert stat.sha256 in (None, hashlib.sha256(data).hexdigest())
     assert list(store.list("a/")) == ["a/b.bin", "a/c.bin"]
+    with open(file, "rb") as opened:
+        opened.seek(5)
+        store.put("a/c.bin", opened)
+    assert store.get("a/c.bin") == data
     assert list(store.list("nothing/")) == []
 
 

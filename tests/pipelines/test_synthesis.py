@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,18 @@ def test_a_store_that_does_not_answer_has_not_said_that_a_shard_is_missing(
     with pytest.raises(Unavailable):
         make_shard({"shard": planned(images, "jpeg"), "store": file_store})
     assert list(file_store.list("")) == []
+
+
+def test_of_a_worker_that_is_killed_no_spool_is_left(
+    images: list[Image], file_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    found = []
+    monkeypatch.setattr(file_store, "put", lambda *_, **__: found.append(list(folder.iterdir())))
+    make_shard({"shard": planned(images, "jpeg"), "store": file_store})
+    assert found == [[], []]
 
 
 def test_parts_of_an_image_are_the_whole(images: list[Image], file_store: Store) -> None:
