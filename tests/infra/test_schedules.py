@@ -169,7 +169,7 @@ def test_a_deadline_interrupts_once_and_is_exit_code_124(
 ) -> None:
     """A second signal would end a training without its checkpoint."""
     machine = Machine(root, tmp_path, seconds=60)
-    ended = machine.start(line, **{deadline: "5"})  # enough to begin in, on a busy machine
+    ended = machine.start(line, **{deadline: "10"})  # enough to begin in, on a busy machine
     assert ended.wait(60) == 124
     machine.wait_for(2)
     time.sleep(0.1)

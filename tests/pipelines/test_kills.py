@@ -55,7 +55,7 @@ class Battered:
         """
         run = self.start(**(IMPATIENT if victim == "gcs" else {}))
         held = self._proxy.add("PUT", when.path, Hold()) if isinstance(when, Moment) else Hold()
-        deadline = time.monotonic() + (60 if isinstance(when, Moment) else when)
+        deadline = time.monotonic() + (240 if isinstance(when, Moment) else when)
         while not held.arrived.wait(0.05) and run.process.poll() is None and time.monotonic() < deadline:
             continue
         killed = run.process.poll() is None and run.kill(VICTIMS[victim])
