@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 # Ray reads it once, while it is imported. Without it, no token is sent.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -29,6 +29,11 @@ PATIENCE = 600.0
 
 STOP_SECONDS = 600
 """For which a job that is stopped may still write its checkpoint; Ray's own default is three."""
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 _SILENCE = 300.0  # seconds without a line after which a connection may be dead and is made anew
 _PAUSE = 2.0
@@ -155,9 +160,9 @@ class JobServer:
 
     def _stop(self, job: str) -> None:
         """Stop the job and see it end: before that, its tick is not free."""
-        self._client.stop_job(job)
+        _patiently(self._client.stop_job, job)
         deadline = time.monotonic() + PATIENCE
-        while (found := self._find(job)) and not found.status.is_terminal() and time.monotonic() < deadline:
+        while (found := _patiently(self._find, job)) and not found.status.is_terminal() and time.monotonic() < deadline:
             time.sleep(_PAUSE)
 
     def _find(self, job: str) -> JobDetails | None:
@@ -214,15 +219,16 @@ class JobServer:
         )
 
 
-def _patiently(call: Callable[..., Any], *arguments: object) -> Any:
-    """What it returns; a connection that is lost is made anew until PATIENCE is over."""
+def _patiently(call: Callable[Parameters, Result], *args: Parameters.args, **named: Parameters.kwargs) -> Result:
+    """What it returns; where the connection is lost, it is called again until PATIENCE is over."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            return call(*arguments)
-        except requests.RequestException:
+            return call(*args, **named)
+        except requests.RequestException as error:
             if time.monotonic() > deadline:
                 raise
+            logger.warning("Ray does not answer, trying again for %d min: %s", PATIENCE / 60, error)
             time.sleep(_PAUSE)
 
 

@@ -136,6 +136,7 @@ def _publish(store: Store, job: Job, entries: dict[str, ShardEntry], found: Sour
                 f"{store.url}: shards of {job.mends.version} of {job.task} were lost and cannot be made again to the "
                 "same bytes here: make the next version with regenerate.py"
             )
+        versions.publish(store, job.mends)  # it may not have become current
         return job.mends
     version = versions.version_name(job.epoch)
     images_key, rejects_key = found.keys(job.task, version)

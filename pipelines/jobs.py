@@ -106,10 +106,9 @@ class Jobs:
         """What is to be made of one task; None if nothing is. Raises UserError."""
         task, wanted, images = recipe.task, self._identities[recipe.task], self._found.seen.images
         same = live is not None and live.identity == wanted
-        if live and live.epoch >= self._epochs[task]:  # a round that was killed had published it
-            return None
-        if same and not self._renewal:
-            return self._mending(recipe, live) if versions.missing(self._store, live) else None
+        published = live is not None and live.epoch >= self._epochs[task]  # by a round that was killed
+        if published or (same and not self._renewal):
+            return self._mending(recipe, live) if same and versions.missing(self._store, live) else None
         shards = plan(recipe, images, self._epochs[task])
         if live:
             self._check_readmitted(task, live)

@@ -239,5 +239,7 @@ class _Body(io.RawIOBase):
 
 
 def _sha256(data: Data) -> str:
+    if isinstance(data, bytes):  # which `file_digest` would copy
+        return hashlib.sha256(data).hexdigest()
     with opened(data) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

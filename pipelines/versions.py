@@ -81,12 +81,16 @@ def current_name(store: Store, task: str) -> str | None:
 
 
 def latest(store: Store, task: str) -> Manifest | None:
-    """The newest published version's manifest, if any; a run that ended between the commit and CURRENT is finished."""
+    """The newest published version's manifest, if any.
+
+    A run that ended between the commit and CURRENT is finished, unless the version lacks a shard.
+    """
     versions = list_versions(store, task)
     if not versions:
         return None
     manifest = load(store, task, versions[-1])
-    _advance(store, manifest)
+    if current_name(store, task) == manifest.version or not missing(store, manifest):
+        _advance(store, manifest)
     return manifest
 
 
@@ -105,7 +109,8 @@ def missing(store: Store, manifest: Manifest) -> list[ShardEntry]:
 def publish(store: Store, manifest: Manifest) -> None:
     """Commit a version whose shards are all there, and make it current.
 
-    An equal run that was first is no harm. Raises UserError if a different one was, or if a shard is missing.
+    An equal run that was first is no harm. Raises UserError if a different one was, or if a shard is missing; one that
+    was pruned during the commit leaves a version that is not current, until a run that mends it publishes it again.
     """
     _see_whole(store, manifest)
     key, data = _manifest_key(manifest.task, manifest.version), manifest.to_bytes()
@@ -119,7 +124,7 @@ def publish(store: Store, manifest: Manifest) -> None:
                 f"another run published {manifest.version} of {manifest.task} meanwhile, with other settings: "
                 "run again to make the next version"
             ) from None
-    _see_whole(store, manifest)  # `prune` may have looked before; the next run makes what this one then lacks
+    _see_whole(store, manifest)  # `prune` may have looked before the commit
     _advance(store, manifest)
 
 
@@ -174,7 +179,8 @@ def prune(store: Store, task: str, keep: int) -> Pruned:
 
     Mark and sweep. An unreferenced shard younger than a day, by the store's own clock, is left alone: it may be an
     unfinished run's. So is one that seems to come from the future. Raises UserError, before anything is removed, if a
-    version to be kept has no manifest, or a damaged one: its shards would not be known.
+    version to be kept has no manifest, or a damaged one: its shards would not be known. And afterwards, if a version
+    was published meanwhile whose shard was deleted.
     """
     if keep < 1:
         raise UserError(f"keep={keep}: at least one version is kept")
@@ -191,8 +197,8 @@ def prune(store: Store, task: str, keep: int) -> Pruned:
     if pointer:
         current(store, task)
     removed = [version for version in versions if version not in kept and _remove(store, task, version)]
-    shards, young = _sweep(store, task, {*removed})
-    return Pruned(tuple(removed), shards, young)
+    swept, young = _sweep(store, task)
+    return Pruned(tuple(removed), swept, young)
 
 
 def _remove(store: Store, task: str, version: str) -> bool:
@@ -211,17 +217,18 @@ def _remove(store: Store, task: str, version: str) -> bool:
     return True
 
 
-def _sweep(store: Store, task: str, known: set[str]) -> tuple[int, int]:
-    """Delete the shards of no version, but for young ones; how many of both. `known`: versions that were removed."""
+def _sweep(store: Store, task: str) -> tuple[int, int]:
+    """Delete the shards that no version has, but for young ones; how many of both. Raises UserError."""
+    versions: set[str] = set()
     used: set[str] = set()
 
     def look() -> None:
-        for version in {*list_versions(store, task)} - known:
+        for version in {*list_versions(store, task)} - versions:
             used.update(shard.name for shard in load(store, task, version).shards)
-            known.add(version)
+            versions.add(version)
 
     names = sorted({key.rpartition("/")[2].partition(".")[0] for key in store.list(f"{task}/pool/")})
-    now, swept, young = clock(store), 0, 0
+    now, swept, young = clock(store), set(), 0
     look()
     for name in names:
         if name in used:
@@ -234,8 +241,14 @@ def _sweep(store: Store, task: str, known: set[str]) -> tuple[int, int]:
         if name not in used:
             store.delete(pool_key(task, name, "json"))  # first the record: a shard without one is made again
             store.delete(pool_key(task, name))
-            swept += 1
-    return swept, young
+            swept.add(name)
+    look()  # as `publish` does after its commit: one of both sees what the other did
+    if lost := sorted(used & swept):
+        raise UserError(
+            f"{store.url}/{pool_key(task, lost[0])} was deleted while a version was published that has it: "
+            "give the command that made the version again"
+        )
+    return len(swept), young
 
 
 def _manifest_key(task: str, version: str) -> str:

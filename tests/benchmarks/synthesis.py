@@ -128,12 +128,11 @@ def _put_ready(shard: PlannedShard, pairs: Sequence[tuple], store: Store) -> Non
         for key, pair, record in pairs:
             yield encode_pair(key, pair.clean, pair.degraded, record)
 
-    with tempfile.NamedTemporaryFile() as spool:
+    with tempfile.TemporaryFile() as spool:
         write_shard(samples(), spool)
-        spool.flush()
         spool.seek(0)
         sha256 = hashlib.file_digest(spool, "sha256").hexdigest()
-        store.put(pool_key(shard.recipe.task, shard.name), Path(spool.name), sha256=sha256)
+        store.put(pool_key(shard.recipe.task, shard.name), spool, sha256=sha256)
 
 
 def _degrade(task: str, shards: Sequence[PlannedShard]) -> tuple[float, float]:

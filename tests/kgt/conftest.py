@@ -6,5 +6,5 @@ import torch
 
 @pytest.fixture(autouse=True)
 def same_numbers() -> None:
-    """Of neighbours that are nearly alike, two ways of computing may choose another one: no run draws new ones."""
+    """Two implementations may break a near-tie among neighbours differently: a fixed seed keeps it from happening."""
     torch.manual_seed(0)

@@ -152,10 +152,11 @@ def test_a_store_that_ignores_conditions_is_refused_before_anything_is_written(
     assert proxy.count("GET", "/pool/") == 0
 
 
-def test_a_shard_removed_before_the_manifest_is_not_published(
-    run: Callable[[Store], Ended], proxy: FaultProxy, bucket: Store, calm: dict[str, bytes]
+@pytest.mark.parametrize(("moment", "there"), [("survey", 0), ("versions", 1)], ids=["before", "with"])
+def test_a_shard_removed_before_or_with_the_manifest_is_not_published(
+    moment: str, there: int, run: Callable[[Store], Ended], proxy: FaultProxy, bucket: Store, calm: dict[str, bytes]
 ) -> None:
-    held = proxy.add("PUT", "/jpeg/survey/", Hold())
+    held = proxy.add("PUT", f"/jpeg/{moment}/", Hold())
     with_answer = Answering(run, bucket)
     assert held.arrived.wait(120)
     bucket.delete(next(bucket.list("jpeg/pool/")).replace(".json", ".tar"))
@@ -163,7 +164,8 @@ def test_a_shard_removed_before_the_manifest_is_not_published(
     ended = with_answer()
     assert ended.code == 2
     assert "was removed while the run was going on: run it again" in ended.error
-    assert list(bucket.list("jpeg/versions/")) == []
+    assert len(list(bucket.list("jpeg/versions/"))) == there
+    assert bucket.head("jpeg/CURRENT") is None
     assert run(bucket).code == 0
     assert contents(bucket) == calm
 

@@ -163,7 +163,7 @@ def test_damage_ends_in_one_kind_of_error(data: st.DataObject) -> None:
 
 def out_of_reach() -> bytes:
     """A TIFF whose pixels begin at 2^64 - 1, as the eight bytes (type 16) say that their offset leads to."""
-    noisy = np.full((8, 9, 3), 1.96875, np.float32)
+    noisy = np.full((8, 9, 3), 2, np.float32)
     tiff = encode_pair("a", noisy.astype(np.uint8), noisy, {})["degraded.tiff"]
     return tiff.replace(struct.pack("<HH", 273, 4), struct.pack("<HH", 273, 16))
 

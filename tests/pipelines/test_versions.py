@@ -263,6 +263,25 @@ def test_prune_keeps_what_is_published_while_it_sweeps(file_store: Store, monkey
     assert pool(file_store) == set("ac")
 
 
+def test_prune_tells_whose_shard_it_deleted_while_the_version_was_published(
+    file_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the run found it there after the commit."""
+    published(file_store, manifest(1))
+    file_store.put(versions.pool_key("sr", f"train-{'b' * 32}"), b"data")
+    age(file_store)
+    delete = type(file_store).delete
+
+    def publishing(store: Store, key: str) -> None:
+        delete(store, key)
+        if key.endswith("b.json"):
+            publish(store, manifest(2, ("b",)))
+
+    monkeypatch.setattr(type(file_store), "delete", publishing)
+    with pytest.raises(UserError, match=r"b\.tar was deleted while a version was published that has it: give the"):
+        prune(file_store, "sr", 2)
+
+
 def test_what_prune_deleted_meanwhile_is_told_and_not_made_current(
     file_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,10 +295,14 @@ def test_what_prune_deleted_meanwhile_is_told_and_not_made_current(
             store.delete(key)
         return put(store, name, data, **how)
 
-    monkeypatch.setattr(type(file_store), "put", putting)
-    with pytest.raises(UserError, match="was removed while the run was going on: run it again"):
-        publish(file_store, manifest(2, ("b",)))
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(type(file_store), "put", putting)
+        with pytest.raises(UserError, match="was removed while the run was going on: run it again"):
+            publish(file_store, manifest(2, ("b",)))
+    assert latest(file_store, "sr").version == "v000002"
     assert current(file_store, "sr").version == "v000001"
+    published(file_store, manifest(2, ("b",)))  # as a run that mends it does
+    assert current(file_store, "sr").version == "v000002"
 
 
 def test_prune_on_s3(store: Store) -> None:
