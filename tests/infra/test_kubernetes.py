@@ -310,7 +310,9 @@ def test_commands_are_this_project_s() -> None:
     written = "\n".join(path.read_text() for path in FOLDER.glob("**/*.yaml"))
     settings = called("ConfigMap", "settings")["data"]
     referred = {name for name in settings if f"${name}" in written or f"$({name})" in written}
-    assert referred == settings.keys() - {"MLFLOW_TRACKING_URI", "ARTIFACT_STORE"}  # which are read where they are used
+    used = {"MLFLOW_TRACKING_URI", "ARTIFACT_STORE", "RAY_JOB_STOP_WAIT_TIME_S"}  # read where they are used
+    assert referred == settings.keys() - used
+    assert settings["RAY_JOB_STOP_WAIT_TIME_S"] == "600"
 
 
 def test_mlflow_is_started_as_everywhere(tmp_path: Path) -> None:

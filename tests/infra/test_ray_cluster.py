@@ -127,6 +127,7 @@ def test_every_node_wants_the_token_and_the_dashboard_stays_on_loopback(config: 
     starts = [config[f"{kind}_start_ray_commands"] for kind in ("head", "worker")]
     assert all(command.startswith("RAY_AUTH_MODE=token ray ") for commands in starts for command in commands)
     assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    assert "--env RAY_JOB_STOP_WAIT_TIME_S=600" in config["docker"]["run_options"], "a checkpoint takes more than 3 s"
     assert "--dashboard-host=127.0.0.1" in starts[0][-1]
     assert "/home/kgt/.ray/auth_token" in config["file_mounts"]
 
