@@ -19,6 +19,7 @@ import itertools
 import json
 import logging
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def commit(jobs: Sequence[Job]) -> None:
         record = read_record(job.config)
         if record is None:
             if job.start:
-                open_store(job.config.out).put(f"{job.task}/{INIT}", start_weights(job.start))
+                address = job.start.address if registry.is_address(job.start.address) else job.config.init
+                weights = start_weights(dataclasses.replace(job.start, address=address))
+                open_store(job.config.out).put(f"{job.task}/{INIT}", weights)
             record = _record(job)
         write_record(job.config, record | {"history": _history(job, record.get("history", []))})
 
@@ -230,14 +233,15 @@ def _scale(task: str, manifest: Manifest) -> int:
 
 def start_weights(start: Start) -> bytes:
     """The weights file. Raises UserError where there is none, or another by now."""
-    data = _weights_file(start.address).read_bytes()
+    data = _weights(start.address)
     if hashlib.sha256(data).hexdigest() != start.sha256:
         raise UserError(f"init={start.address} no longer holds the weights it held (SHA-256 {start.sha256})")
     return data
 
 
 def _start(config: RunConfig, record: dict[str, Any] | None, model: KGTConfig) -> Start | None:
-    """What the run began with, else what `init=` leads to now: a version or a file, for an alias moves.
+    """What the run began with, else what `init=` leads to now: a version, for an alias moves, or the copy of a file
+    that the run keeps, for a file may change, or be on this machine alone.
 
     Raises UserError where that is no KGT's, or none of it fits the model.
     """
@@ -247,22 +251,30 @@ def _start(config: RunConfig, record: dict[str, Any] | None, model: KGTConfig) -
         return None
     if registry.is_address(config.init):
         name, version = registry.resolve(config.init)
-        address = f"models:/{name}/{version}"
+        given = address = f"models:/{name}/{version}"
     else:
-        address = str(Path(config.init).expanduser().absolute())
+        given, address = config.init, f"{open_store(config.out).url}/{config.task}/{INIT}"
     from kgt.model import KGT  # torch: seconds that only runs with init= take
     from training.warmstart import take_over
 
-    path = _weights_file(address)
-    take_over(KGT(model), path, config.init)
-    return Start(address, hashlib.sha256(path.read_bytes()).hexdigest())
+    data = _weights(given)
+    with tempfile.TemporaryDirectory(prefix="kgt-init-") as folder:
+        path = Path(folder) / INIT
+        path.write_bytes(data)
+        take_over(KGT(model), path, config.init)
+    return Start(address, hashlib.sha256(data).hexdigest())
 
 
-def _weights_file(address: str) -> Path:
-    path = registry.fetch(address) if registry.is_address(address) else Path(address)
-    if not path.is_file():
-        raise UserError(f"init={address}: no such weights file")
-    return path
+def _weights(address: str) -> bytes:
+    """Of `models:/…`, a path, or the address of an object in a store. Raises UserError where there are none."""
+    try:
+        if "://" in address:
+            folder, _, name = address.rpartition("/")
+            return open_store(folder).get(name)
+        path = registry.fetch(address) if registry.is_address(address) else Path(address).expanduser()
+        return path.read_bytes()
+    except (Missing, FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"init={address}: no such weights file") from error
 
 
 def _check_same(config: RunConfig, settings: dict[str, Any]) -> None:

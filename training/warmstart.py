@@ -17,7 +17,10 @@ def take_over(model: nn.Module, path: Path, source: str) -> str:
     source: what the user called the file. What was taken and what was not, in one line. Raises UserError if the file is
     no KGT, or nothing fits.
     """
-    given = load_weights(path)[0].state_dict()
+    try:
+        given = load_weights(path)[0].state_dict()
+    except UserError as error:
+        raise UserError(f"init={source}: {error}") from error
     own = model.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not fitting:

@@ -57,6 +57,11 @@ def test_what_init_names_is_copied_when_the_run_begins(denoise_store: str, tmp_p
     file.unlink()
     jobs.commit(jobs.prepare(read_configs(settings, "")))
     assert (out / "denoise" / "init.safetensors").read_bytes() == first
+    (job,) = jobs.prepare(read_configs(settings, ""))
+    assert job.start.address == f"file://{out}/denoise/init.safetensors"  # where promotion finds it, from wherever
+    other = [f"out={out}-2", f"init={job.start.address}"]  # as `recreate` gives it
+    jobs.commit(jobs.prepare(read_configs([*settings[:2], *settings[3:5], *other], "")))
+    assert Path(f"{out}-2/denoise/init.safetensors").read_bytes() == first
     with pytest.raises(UserError, match="holds a run with init="):
         jobs.prepare(read_configs([*settings, "init="], ""))
 
@@ -65,7 +70,8 @@ def test_what_init_names_is_copied_when_the_run_begins(denoise_store: str, tmp_p
     ("init", "says"),
     [
         ("none.safetensors", "no such weights file"),
-        (__file__, r"not a weights file \(safetensors\): .*test_warmstart\.py"),
+        ("file:///none/none.safetensors", "init=file:///none/none.safetensors: no such weights file"),
+        (__file__, r"init=.*test_warmstart\.py: not a weights file \(safetensors\)"),
         ("models:/kgt-denoise@champion", "no model is registered yet"),
     ],
 )
