@@ -158,10 +158,11 @@ def _replace_texts(instance: SchemaT, texts: Mapping[str, str]) -> SchemaT:
 
 def _help(schema: type, usage: str) -> str:
     lines = [usage.strip(), "", "settings (key=value):"]
+    width = max(len(field.name) for field in dataclasses.fields(schema)) + 2
     for field in dataclasses.fields(schema):
         default = field.default if field.default is not dataclasses.MISSING else ""
         shown = (
             "" if default in (None, "", {}) else f" [{str(default).lower() if isinstance(default, bool) else default}]"
         )
-        lines.append(f"  {field.name:<22}{field.metadata.get('help', '')}{shown}")
+        lines.append(f"  {field.name:<{width}}{field.metadata.get('help', '')}{shown}")
     return "\n".join(lines)

@@ -53,7 +53,10 @@ class RunConfig:
     )
     model: str = field(default="kgt-tiny", metadata=about(f"preset: {', '.join(PRESETS)}"))
     init: str = field(
-        default="", metadata=about("start from a weights file or models:/…, as far as it fits; empty: at random")
+        default="",
+        metadata=about(
+            "start from a weights file, also file://… or s3://…, or models:/…, as far as it fits; empty: at random"
+        ),
     )
     steps: int = field(default=2000, metadata=about("optimisation steps"))
     batch_size: Any = field(default=8, metadata=about("pairs of one step, over all workers; a list: one a phase"))
