@@ -80,7 +80,8 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class Start:
-    """The weights that `init=` led to when the run began: a file, or `models:/<name>/<version>`, and its SHA-256."""
+    """The weights that `init=` led to when the run began: the run's copy of a file, or `models:/<name>/<version>`, and
+    their SHA-256."""
 
     address: str
     sha256: str
