@@ -221,14 +221,16 @@ class JobServer:
 
 def _patiently(call: Callable[Parameters, Result], *args: Parameters.args, **named: Parameters.kwargs) -> Result:
     """What it returns; where the connection is lost, it is called again until PATIENCE is over."""
-    deadline = time.monotonic() + PATIENCE
+    deadline, told = time.monotonic() + PATIENCE, False
     while True:
         try:
             return call(*args, **named)
         except requests.RequestException as error:
             if time.monotonic() > deadline:
                 raise
-            logger.warning("Ray does not answer, trying again for %d min: %s", PATIENCE / 60, error)
+            if not told:
+                logger.warning("Ray does not answer, trying again for %d min: %s", PATIENCE / 60, error)
+            told = True
             time.sleep(_PAUSE)
 
 

@@ -92,10 +92,17 @@ def run(options: Options) -> None:
     if refused:
         raise UserError("; ".join(refused))
     if isinstance(options, RenewalOptions):
+        troubles = []
         for recipe in recipes:
-            pruned = versions.prune(store, recipe.task, options.keep)
+            try:
+                pruned = versions.prune(store, recipe.task, options.keep)
+            except UserError as error:
+                troubles.append(str(error))
+                continue
             if pruned.versions or pruned.shards:
                 console.print(f"{recipe.task}: {pruned}")
+        if troubles:
+            raise UserError("; ".join(troubles))
 
 
 def _make(store: Store, jobs: Sequence[Job], found: Sources, summary: Summary, options: Options) -> list[str]:

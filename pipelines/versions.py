@@ -243,7 +243,7 @@ def _sweep(store: Store, task: str) -> tuple[int, int]:
             store.delete(pool_key(task, name))
             swept.add(name)
     look()  # as `publish` does after its commit: one of both sees what the other did
-    if lost := sorted(used & swept):
+    if lost := [name for name in sorted(used & swept) if store.head(pool_key(task, name)) is None]:
         raise UserError(
             f"{store.url}/{pool_key(task, lost[0])} was deleted while a version was published that has it: "
             "give the command that made the version again"

@@ -30,7 +30,7 @@ from kgt.errors import UserError
 from pipelines import versions
 from pipelines.degradations import DEGRADATIONS, demosaic, settings_of
 from pipelines.manifest import SPLITS, Manifest
-from pipelines.storage import Malformed, Missing, Store, open_store, read_json, read_records
+from pipelines.storage import Malformed, Missing, Store, check_key, open_store, read_json, read_records
 from training import checkpoint, history, origin
 from training.config import RunConfig
 from training.mixture import listed
@@ -266,14 +266,15 @@ def _start(config: RunConfig, record: dict[str, Any] | None, model: KGTConfig) -
 
 
 def _weights(address: str) -> bytes:
-    """Of `models:/…`, a path, or the address of an object in a store. Raises UserError where there are none."""
+    """Of `models:/…`, `s3://…`, `file://…` or a path. Raises UserError where there are none."""
     try:
-        if "://" in address:
+        if address.startswith("s3://"):
             folder, _, name = address.rpartition("/")
-            return open_store(folder).get(name)
-        path = registry.fetch(address) if registry.is_address(address) else Path(address).expanduser()
-        return path.read_bytes()
-    except (Missing, FileNotFoundError, IsADirectoryError) as error:
+            return open_store(folder).get(check_key(name))
+        if registry.is_address(address):
+            return registry.fetch(address).read_bytes()
+        return Path(address.removeprefix("file://")).expanduser().read_bytes()
+    except (Missing, FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
         raise UserError(f"init={address}: no such weights file") from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from kgt import registry
 from kgt.errors import UserError
 from pipelines import versions
-from pipelines.storage import open_store
+from pipelines.storage import Unavailable, open_store
 from training import history, jobs, origin, tracking
 from training.config import RunConfig
 from training.deepspeed_config import deepspeed_config
@@ -199,6 +199,8 @@ def _start_gaps(tags: Mapping[str, str], asked: str) -> list[str]:
         return [f"which weights init={asked} led to is not recorded"] if asked else []
     try:
         jobs.start_weights(Start(tags.get("init", ""), tags["init_sha256"]))
+    except Unavailable:
+        raise
     except UserError as error:
         return [f"what it started from is not to be had: {error}"]
     return []
@@ -207,6 +209,8 @@ def _start_gaps(tags: Mapping[str, str], asked: str) -> list[str]:
 def _gaps_of(dataset: Pinned) -> list[str]:
     try:
         manifest = versions.load(open_store(dataset.store), dataset.task, dataset.version)
+    except Unavailable:
+        raise
     except UserError as error:
         return [f"its data is not to be had: {error}"]
     if manifest.digest != dataset.digest:

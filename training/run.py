@@ -6,8 +6,8 @@
 
 Stopped at any moment, the same command goes on from the last checkpoint. Ctrl-C or SIGTERM writes one first; a second
 does not wait for it. A run has one driver at a time. Exit code: 0, 1 where a task failed, 2 for a mistake in the
-command, where another has the run, and where the store or Ray is gone, 130 or 143 where it was stopped by Ctrl-C or
-SIGTERM.
+command, where another has the run, and where Ray is gone, or the store at the start, 130 or 143 where it was stopped
+by Ctrl-C or SIGTERM.
 """
 
 import logging

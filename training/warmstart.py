@@ -20,7 +20,7 @@ def take_over(model: nn.Module, path: Path, source: str) -> str:
     try:
         given = load_weights(path)[0].state_dict()
     except UserError as error:
-        raise UserError(f"init={source}: {error}") from error
+        raise UserError(str(error).replace(str(path), f"init={source}")) from error
     own = model.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not fitting:

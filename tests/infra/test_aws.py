@@ -283,6 +283,7 @@ pin = "denoise/pins/v000001/run.json"
 shards.put(pin, b"x")
 shards.delete(pin)
 check_writable(runs)
+runs.put("denoise/init.safetensors", b"x")
 for forbidden in (
     lambda: check_writable(shards),
     lambda: shards.put("denoise/CURRENT", b"x"),
@@ -312,6 +313,7 @@ assert store.get("denoise/versions/v000001.json")
 pin = "denoise/pins/v000001/kgt-denoise-v1.json"
 store.put(pin, b"x")
 store.delete(pin)
+assert open_store(runs).get("denoise/init.safetensors") == b"x"
 for forbidden in (
     lambda: store.put("denoise/CURRENT", b"x"),
     lambda: store.put("denoise/pool/train-0.tar", b"x"),
@@ -319,6 +321,7 @@ for forbidden in (
     lambda: store.delete("denoise/versions/v000001.json"),
     lambda: open_store(clean).put("new.png", b"x"),
     lambda: list(open_store(runs).list("")),
+    lambda: open_store(runs).put("denoise/init.safetensors", b"y"),
 ):
     try:
         forbidden()
@@ -341,7 +344,7 @@ def run_as(role: str, root: Path, account: Account, *command: str) -> str:
 
 def test_roles_allow_what_the_code_does_and_no_more(root: Path, account: Account, stacks: dict[str, str]) -> None:
     places = [f"s3://{CLEAN_IMAGES}/photographs", f"s3://{stacks['Shards']}/shards", f"s3://{stacks['Runs']}/first"]
-    for role, script, denied in (("pipelines", MAKING, 3), ("training", TRAINING, 3), ("promoter", PROMOTING, 6)):
+    for role, script, denied in (("pipelines", MAKING, 3), ("training", TRAINING, 3), ("promoter", PROMOTING, 7)):
         said = run_as(role, root, account, "-c", script, *places)
         assert said.count("AccessDenied") == denied, said
 

@@ -191,12 +191,12 @@ def test_settings_are_divided_into_what_comes_out_and_how_it_runs() -> None:
     (config,) = read("task=sr")
     assert not config.identity().keys() & EXECUTION
     assert config.identity().keys() | EXECUTION == vars(config).keys()
+    assert read("task=sr", "store=[a,b]", "weights=[3,1]")[0].identity()["weights"] == [3, 1]
 
 
 def test_what_may_change_from_start_to_start_is_in_the_docs(root: Path) -> None:
     words = (root / "docs" / "training.md").read_text().partition("from start to start:")[2].partition("All others")[0]
     assert set(re.findall("`([a-z_]+)`", words)) == EXECUTION - {"out"}
-    assert read("task=sr", "store=[a,b]", "weights=[3,1]")[0].identity()["weights"] == [3, 1]
 
 
 def test_deepspeed_is_told_the_share_of_a_worker() -> None:

@@ -17,7 +17,7 @@ from kgt.model import KGT
 from kgt.registry import fetch
 from kgt.weights import save_weights
 from pipelines import versions
-from pipelines.storage import open_store
+from pipelines.storage import Unavailable, open_store
 from training import finish, jobs, lineage, provenance, tables, tracking
 from training.config import read_configs
 from training.mixture import Source
@@ -162,6 +162,22 @@ def test_what_it_started_from_is_that_version_for_good(
     weights.write_bytes(weights.read_bytes() + b" ")
     assert lineage.main([child]) == 1
     assert "init=models:/kgt-denoise/1 no longer holds the weights" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("what", ["its data", "its weights"])
+def test_a_store_that_is_away_is_no_gap(registered: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A promotion would refuse the version for good."""
+
+    def away(*_: object) -> None:
+        raise Unavailable("no answer")
+
+    if what == "its data":
+        monkeypatch.setattr(provenance.versions, "load", away)
+    else:
+        tracking.set_version_tags("denoise", "1", {"init": "s3://runs/x", "init_sha256": "0" * 64})
+        monkeypatch.setattr(provenance.jobs, "start_weights", away)
+    with pytest.raises(Unavailable):
+        provenance.trace(registered)
 
 
 def test_code_that_no_commit_names_is_a_gap_but_may_be_here(registered: str, capsys: pytest.CaptureFixture) -> None:

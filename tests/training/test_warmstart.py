@@ -71,7 +71,9 @@ def test_what_init_names_is_copied_when_the_run_begins(denoise_store: str, tmp_p
     [
         ("none.safetensors", "no such weights file"),
         ("file:///none/none.safetensors", "init=file:///none/none.safetensors: no such weights file"),
-        (__file__, r"init=.*test_warmstart\.py: not a weights file \(safetensors\)"),
+        ("file:///none/", "init=file:///none/: no such weights file"),
+        (f"{__file__}/w", "w: no such weights file"),
+        (__file__, r"not a weights file \(safetensors\): init=.*test_warmstart\.py"),
         ("models:/kgt-denoise@champion", "no model is registered yet"),
     ],
 )
