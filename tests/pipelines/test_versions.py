@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -245,39 +246,40 @@ def test_prune_keeps_the_newest_the_pinned_and_what_they_need(file_store: Store)
     assert current(file_store, "sr").version == "v000004"
 
 
-def test_prune_keeps_what_is_published_while_it_sweeps(file_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def published_late(file_store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Called with a name and the end of a key: shards `b` and `c`, two days old, lie in the pool, and a version that
+    has that one of them is published once an object whose key ends so is deleted."""
+
+    def later(shard: str, deleted: str) -> None:
+        published(file_store, manifest(1))
+        for name in "bc":
+            file_store.put(versions.pool_key("sr", f"train-{name * 32}"), b"data")
+        age(file_store)
+        delete = type(file_store).delete
+
+        def deleting(store: Store, key: str) -> None:
+            delete(store, key)
+            if key.endswith(deleted):
+                publish(store, manifest(2, (shard,)))
+
+        monkeypatch.setattr(type(file_store), "delete", deleting)
+
+    return later
+
+
+def test_prune_keeps_what_is_published_while_it_sweeps(file_store: Store, published_late: Callable) -> None:
     """A run that goes on with the shards of one that ended a day ago."""
-    published(file_store, manifest(1))
-    for name in "bc":
-        file_store.put(versions.pool_key("sr", f"train-{name * 32}"), b"data")
-    age(file_store)
-    delete = type(file_store).delete
-
-    def publishing(store: Store, key: str) -> None:
-        delete(store, key)
-        if key.endswith("b.tar"):
-            publish(store, manifest(2, ("c",)))
-
-    monkeypatch.setattr(type(file_store), "delete", publishing)
+    published_late("c", "b.tar")
     assert prune(file_store, "sr", 2).shards == 1
     assert pool(file_store) == set("ac")
 
 
 def test_prune_tells_whose_shard_it_deleted_while_the_version_was_published(
-    file_store: Store, monkeypatch: pytest.MonkeyPatch
+    file_store: Store, published_late: Callable
 ) -> None:
     """Then the run found it there after the commit."""
-    published(file_store, manifest(1))
-    file_store.put(versions.pool_key("sr", f"train-{'b' * 32}"), b"data")
-    age(file_store)
-    delete = type(file_store).delete
-
-    def publishing(store: Store, key: str) -> None:
-        delete(store, key)
-        if key.endswith("b.json"):
-            publish(store, manifest(2, ("b",)))
-
-    monkeypatch.setattr(type(file_store), "delete", publishing)
+    published_late("b", "b.json")
     with pytest.raises(UserError, match=r"b\.tar was deleted while a version was published that has it: give the"):
         prune(file_store, "sr", 2)
 
