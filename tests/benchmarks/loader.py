@@ -19,7 +19,6 @@ and fed by the loader beside it, with the share of the time that they waited for
 import itertools
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -53,6 +52,7 @@ from pipelines.survey import survey
 from pipelines.synthesis import make_shard
 from pipelines.versions import pool_key
 from tests.benchmarks.harness import arguments, device_arguments, device_of, print_table, report, start, store
+from tests.ports import free_port
 from training.config import RunConfig
 from training.data import Batch, Prefetcher, batches, undone_batches
 from training.losses import charbonnier
@@ -239,9 +239,7 @@ def _feed(model: str, read: DataPlan, device: torch.device, dtype: torch.dtype, 
 @contextmanager
 def _s3_server() -> Iterator[Any]:
     """A client of an S3 server with the bucket `shards`; the standard AWS variables point to it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ |= {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark"}
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

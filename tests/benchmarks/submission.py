@@ -34,7 +34,8 @@ from ray.util.state import list_cluster_events, list_nodes, list_tasks
 
 from infra.upload import pack
 from tests.benchmarks.harness import Timing, arguments, measure, print_table, start, store, timing
-from tests.infra.test_cluster_job import BIN, cluster, free_port
+from tests.infra.test_cluster_job import BIN, cluster
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("training", "shards")

@@ -11,7 +11,7 @@ import pytest
 from ray.autoscaler._private.aws import config, utils
 
 from tests.infra.account import Account
-from tests.infra.test_cluster_job import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ import requests
 
 from infra import mlflow_account
 from tests.infra.account import Account
-from tests.infra.test_cluster_job import BIN, free_port, wait_for
+from tests.infra.test_cluster_job import BIN, wait_for
+from tests.ports import free_port
 
 PASSWORDS = {name: secrets.token_hex(16) for name in ("admin", "training", "promoter", "reader", "database", "session")}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from kgt.tasks import TASKS
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 BROKEN = "sr"
@@ -116,12 +117,3 @@ def wait_for(port: int, seconds: float = 120) -> None:
             return
         time.sleep(0.2)
     pytest.fail(f"nothing listens on port {port} after {seconds:.0f} s")
-
-
-def free_port() -> int:
-    """A port that nothing listens on, and that neither who asks for any port is given, nor a worker of Ray's."""
-    while True:
-        port = 20_000 + secrets.randbelow(12_000)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port

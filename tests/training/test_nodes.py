@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.test_cluster_job import free_port, wait_for
+from tests.infra.test_cluster_job import wait_for
+from tests.ports import free_port
 from tests.training.test_resume import Run
 
 NODES = """

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from kgt.imaging import read_image, write_image
 from kgt.model import KGT
 from kgt.restore import restore
 from kgt.weights import save_weights
+from tests.ports import free_port
 from training import tracking
 
 pytestmark = pytest.mark.usefixtures("mlflow_database")
@@ -44,9 +44,7 @@ def register(folder: Path, task: str) -> KGT:
 def served(tmp_path: Path) -> Iterator[tuple[str, KGT]]:
     """The address of `mlflow models serve` with a denoiser, and that model."""
     model = register(tmp_path, "denoise")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/kgt-denoise@champion"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where it looks for its uvicorn
